@@ -1,0 +1,416 @@
+
+/*
+ * Channels between workers.
+ */
+
+
+#include "ngx_derp_channel.h"
+#include "ngx_derp_lock.h"
+#include "ngx_derp_fault.h"
+
+
+#define NGX_DERP_RECORD_ALIGN  16
+
+#define ngx_derp_record_size(len)                                             \
+    ngx_align(sizeof(ngx_derp_record_t) + (len), NGX_DERP_RECORD_ALIGN)
+
+
+static void ngx_derp_channel_drop(ngx_derp_region_t *region,
+    ngx_derp_channel_t *ch);
+static size_t ngx_derp_channel_needs(ngx_derp_producer_t *p, size_t size);
+static ngx_uint_t ngx_derp_channel_fits(ngx_derp_producer_t *p, size_t size);
+
+
+ngx_int_t
+ngx_derp_channel_open(ngx_derp_region_t *region, ngx_uint_t to,
+    ngx_derp_producer_t *p)
+{
+    ngx_int_t            rc;
+    ngx_uint_t           i;
+    ngx_derp_zone_t     *zone;
+    ngx_derp_channel_t  *ch;
+
+    zone = region->zone;
+
+    ngx_derp_lock(region);
+
+    rc = NGX_DECLINED;
+
+    if (zone->members[to].generation == 0) {
+        goto done;
+    }
+
+    rc = NGX_BUSY;
+
+    for (i = 0; i < zone->channels; i++) {
+        ch = &region->channels[i];
+
+        if (ch->used) {
+            continue;
+        }
+
+        ch->from = region->slot;
+        ch->from_generation = region->generation;
+        ch->from_left = 0;
+        ch->to = to;
+        ch->to_generation = zone->members[to].generation;
+        ch->to_left = 0;
+        ch->tail = 0;
+        ch->head = 0;
+        ch->wanted = 0;
+
+        NGX_DERP_FAULT(channel_open);
+        ngx_derp_store_release(&ch->used, 1);
+        NGX_DERP_FAULT(channel_open_used);
+        ngx_derp_add(&zone->channels_changed, 1);
+        NGX_DERP_FAULT(channel_open_told);
+
+        p->channel = ch;
+        p->ring = region->rings + (size_t) i * zone->ring_size;
+        p->size = zone->ring_size;
+        p->offset = 0;
+        p->tail = 0;
+        p->head = 0;
+        p->lock = NULL;
+        p->stuck = 0;
+
+        rc = NGX_OK;
+        break;
+    }
+
+    if (rc == NGX_BUSY) {
+        ngx_derp_add(&zone->channels_short, 1);
+    }
+
+done:
+
+    ngx_derp_unlock(region);
+
+    return rc;
+}
+
+
+u_char *
+ngx_derp_channel_put(ngx_derp_producer_t *p, ngx_derp_route_t route,
+    size_t len)
+{
+    size_t              size, needs;
+    ngx_derp_record_t  *record;
+
+    size = ngx_derp_record_size(len);
+    needs = ngx_derp_channel_needs(p, size);
+
+    if (!ngx_derp_channel_fits(p, needs)) {
+        return NULL;
+    }
+
+    record = (ngx_derp_record_t *) (p->ring + p->offset);
+
+    if (needs != size) {
+
+        /*
+         * The ring's end is skipped, and published by itself: a consumer that
+         * has passed it leaves the whole ring, in which any frame fits (in an
+         * inbox, that of the first to come).
+         */
+
+        record->size = needs;
+        record->len = 0;
+
+        p->tail += needs;
+        p->offset = 0;
+
+        ngx_derp_channel_publish(p);
+
+        if (!ngx_derp_channel_fits(p, size)) {
+            return NULL;
+        }
+
+        record = (ngx_derp_record_t *) p->ring;
+    }
+
+    record->size = size;
+    record->len = len;
+    record->route = route;
+
+    NGX_DERP_FAULT(channel_put);
+    p->tail += size;
+    p->offset += size;
+
+    if (p->offset == p->size) {
+        p->offset = 0;
+    }
+
+    return (u_char *) record + sizeof(ngx_derp_record_t);
+}
+
+
+/* Frames are whole in the ring: first what is left at its end is to be free. */
+
+static size_t
+ngx_derp_channel_needs(ngx_derp_producer_t *p, size_t size)
+{
+    return ngx_min(size, p->size - p->offset);
+}
+
+
+static ngx_uint_t
+ngx_derp_channel_fits(ngx_derp_producer_t *p, size_t size)
+{
+    if (p->tail + size - p->head <= p->size) {
+        return 1;
+    }
+
+    p->head = ngx_derp_load_acquire(&p->channel->head);
+
+    /* others may have put something, which is taken already: that is later */
+
+    if (p->lock) {
+        p->tail = ngx_derp_load(&p->channel->tail);
+    }
+
+    return p->tail + size - p->head <= p->size;
+}
+
+
+void
+ngx_derp_channel_publish(ngx_derp_producer_t *p)
+{
+    NGX_DERP_FAULT(channel_publish);
+    ngx_derp_store_release(&p->channel->tail, p->tail);
+    NGX_DERP_FAULT(channel_published);
+}
+
+
+ngx_int_t
+ngx_derp_channel_want(ngx_derp_producer_t *p, size_t len)
+{
+    ngx_derp_store(&p->channel->wanted, 1);
+
+    /* the consumer looks at it after it has taken something: see _wanted() */
+
+    ngx_derp_barrier();
+    NGX_DERP_FAULT(channel_want);
+
+    len = ngx_derp_record_size(len);
+
+    if (ngx_derp_channel_fits(p, ngx_derp_channel_needs(p, len))) {
+
+        /* in an inbox it may be others' too */
+
+        if (p->lock == NULL) {
+            ngx_derp_store(&p->channel->wanted, 0);
+        }
+
+        return NGX_OK;
+    }
+
+    return NGX_AGAIN;
+}
+
+
+ngx_uint_t
+ngx_derp_channel_broken(ngx_derp_region_t *region, ngx_derp_producer_t *p)
+{
+    ngx_derp_channel_t  *ch;
+
+    ch = p->channel;
+
+    return ngx_derp_load(&region->zone->members[ch->to].generation)
+           != ch->to_generation;
+}
+
+
+ngx_uint_t
+ngx_derp_channel_drained(ngx_derp_producer_t *p)
+{
+    return ngx_derp_load_acquire(&p->channel->head) >= p->tail;
+}
+
+
+void
+ngx_derp_channel_close(ngx_derp_region_t *region, ngx_derp_producer_t *p)
+{
+    ngx_derp_lock(region);
+
+    /* with it all is seen that was published before */
+
+    NGX_DERP_FAULT(channel_close);
+    ngx_derp_store_release(&p->channel->from_left, 1);
+    NGX_DERP_FAULT(channel_close_left);
+    ngx_derp_channel_drop(region, p->channel);
+
+    ngx_derp_unlock(region);
+
+    p->channel = NULL;
+}
+
+
+static void
+ngx_derp_channel_drop(ngx_derp_region_t *region, ngx_derp_channel_t *ch)
+{
+    if (ch->from_left && ch->to_left) {
+        ngx_derp_store_release(&ch->used, 0);
+        NGX_DERP_FAULT(channel_drop);
+    }
+
+    ngx_derp_add(&region->zone->channels_changed, 1);
+}
+
+
+ngx_int_t
+ngx_derp_channel_accept(ngx_derp_region_t *region, ngx_uint_t *index,
+    ngx_derp_consumer_t *c)
+{
+    ngx_derp_zone_t     *zone;
+    ngx_derp_channel_t  *ch;
+
+    zone = region->zone;
+
+    ngx_derp_lock(region);
+
+    while (*index < zone->channels) {
+
+        ch = &region->channels[(*index)++];
+
+        if (!ch->used
+            || ch->to != region->slot
+            || ch->to_generation != region->generation
+            || ch->to_left)
+        {
+            continue;
+        }
+
+        c->channel = ch;
+        c->ring = region->rings
+                  + (size_t) (ch - region->channels) * zone->ring_size;
+        c->head = ch->head;
+        c->offset = ch->head % zone->ring_size;
+        c->size = zone->ring_size;
+
+        ngx_derp_unlock(region);
+
+        return NGX_OK;
+    }
+
+    ngx_derp_unlock(region);
+
+    return NGX_DONE;
+}
+
+
+u_char *
+ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
+{
+    u_char  *p;
+
+    for ( ;; ) {
+
+        if (ngx_derp_load_acquire(&c->channel->tail) == c->head) {
+            return NULL;
+        }
+
+        p = c->ring + c->offset;
+        *record = *(ngx_derp_record_t *) p;
+
+        if (record->len) {
+            return p + sizeof(ngx_derp_record_t);
+        }
+
+        ngx_derp_channel_take(c, record);
+    }
+}
+
+
+void
+ngx_derp_channel_take(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
+{
+    c->head += record->size;
+    c->offset += record->size;
+
+    if (c->offset == c->size) {
+        c->offset = 0;
+    }
+
+    NGX_DERP_FAULT(channel_take);
+    ngx_derp_store_release(&c->channel->head, c->head);
+}
+
+
+ngx_uint_t
+ngx_derp_channel_wanted(ngx_derp_consumer_t *c)
+{
+    /* orders what was taken before the look: see _want() */
+
+    ngx_derp_barrier();
+
+    if (ngx_derp_load(&c->channel->wanted) == 0
+        || ngx_derp_exchange(&c->channel->wanted, 0) == 0)
+    {
+        return NGX_DERP_NO_SLOT;
+    }
+
+    NGX_DERP_FAULT(channel_wanted);
+
+    return c->channel->from;
+}
+
+
+ngx_uint_t
+ngx_derp_channel_ended(ngx_derp_consumer_t *c)
+{
+    return ngx_derp_load_acquire(&c->channel->from_left);
+}
+
+
+void
+ngx_derp_channel_release(ngx_derp_region_t *region, ngx_derp_consumer_t *c)
+{
+    ngx_derp_lock(region);
+
+    NGX_DERP_FAULT(channel_release);
+    c->channel->to_left = 1;
+    NGX_DERP_FAULT(channel_release_left);
+    ngx_derp_channel_drop(region, c->channel);
+
+    ngx_derp_unlock(region);
+
+    c->channel = NULL;
+}
+
+
+void
+ngx_derp_channel_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot)
+{
+    ngx_uint_t           i;
+    ngx_derp_channel_t  *ch;
+
+    /*
+     * The members' generations tell this slot's claim from the ones before,
+     * whose ends have been let go of already.
+     */
+
+    for (i = 0; i < region->zone->channels; i++) {
+        ch = &region->channels[i];
+
+        if (!ch->used) {
+            continue;
+        }
+
+        if (ch->from == slot
+            && ch->from_generation == region->zone->members[slot].generation)
+        {
+            ngx_derp_store_release(&ch->from_left, 1);
+            NGX_DERP_FAULT(channel_remove_from);
+            ngx_derp_channel_drop(region, ch);
+        }
+
+        if (ch->to == slot
+            && ch->to_generation == region->zone->members[slot].generation)
+        {
+            ch->to_left = 1;
+            NGX_DERP_FAULT(channel_remove_to);
+            ngx_derp_channel_drop(region, ch);
+        }
+    }
+}

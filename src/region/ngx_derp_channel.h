@@ -1,0 +1,138 @@
+
+/*
+ * Channels: how frames get from one worker to another.
+ *
+ * A channel is a byte ring in the zone with one producer and one consumer,
+ * both workers.  The producer opens it when it first has something to send,
+ * the consumer finds it.  Either may end or die: the channel is free again
+ * once both have let go, by themselves or by whoever reaps them, and until
+ * then the survivor may go on using it.
+ */
+
+
+#ifndef _NGX_DERP_CHANNEL_H_INCLUDED_
+#define _NGX_DERP_CHANNEL_H_INCLUDED_
+
+
+#include "ngx_derp_region.h"
+
+
+/* the largest frame fits, with the record's own bytes; a multiple of 4K */
+#define NGX_DERP_RING_MIN  (68 * 1024)
+
+
+struct ngx_derp_channel_s {
+
+    /* written under the zone's lock */
+
+    uint32_t          used;
+    uint32_t          from_generation;  /* of the producer's claim */
+    uint32_t          to_generation;
+    uint8_t           from;
+    uint8_t           to;
+    uint8_t           from_left;        /* the producer has let go */
+    uint8_t           to_left;
+
+    /* free-running positions in the ring, each with one writer at a time */
+
+    uint64_t          tail ngx_derp_aligned;    /* the producer's */
+    uint64_t          head ngx_derp_aligned;    /* the consumer's */
+    uint32_t          wanted;           /* a producer waits for room */
+} ngx_derp_aligned;
+
+
+/* a producer's own end */
+
+typedef struct {
+    ngx_derp_channel_t  *channel;       /* NULL: not open */
+    u_char              *ring;
+    uint64_t             tail;          /* what is written, published or not */
+    uint64_t             head;          /* as last seen */
+    uint32_t             offset;        /* of the tail in the ring */
+    uint32_t             size;          /* of the ring */
+    pthread_mutex_t     *lock;          /* an inbox's, NULL: its own */
+    unsigned             stuck:1;       /* the last wait for it was in vain */
+} ngx_derp_producer_t;
+
+
+/* a consumer's own end */
+
+typedef struct {
+    ngx_derp_channel_t  *channel;
+    u_char              *ring;
+    uint64_t             head;
+    uint32_t             offset;        /* of the head in the ring */
+    uint32_t             size;
+} ngx_derp_consumer_t;
+
+
+/* a frame on its way, with the connection that it is for */
+
+typedef struct {
+    uint32_t             size;          /* of the record, a multiple of 16 */
+    uint32_t             len;           /* of the frame, 0: the rest is empty */
+    ngx_derp_route_t     route;
+} ngx_derp_record_t;
+
+
+/*
+ * Opens the channel from this worker to that in the slot.  NGX_DECLINED if
+ * that worker is no more, NGX_BUSY if all channels are taken.
+ */
+ngx_int_t ngx_derp_channel_open(ngx_derp_region_t *region, ngx_uint_t to,
+    ngx_derp_producer_t *p);
+
+/*
+ * Room for a frame of len bytes, to be filled by the caller; NULL: the ring is
+ * full.  The consumer sees it after ngx_derp_channel_publish().
+ */
+u_char *ngx_derp_channel_put(ngx_derp_producer_t *p, ngx_derp_route_t route,
+    size_t len);
+void ngx_derp_channel_publish(ngx_derp_producer_t *p);
+
+/*
+ * Says that the producer waits for room, unless there is some by now:
+ * NGX_AGAIN, and the consumer will ring once it has taken something; NGX_OK,
+ * and ngx_derp_channel_put() is to be tried again.
+ */
+ngx_int_t ngx_derp_channel_want(ngx_derp_producer_t *p, size_t len);
+
+/* Whether the consumer has left or died, so that the channel is of no use. */
+ngx_uint_t ngx_derp_channel_broken(ngx_derp_region_t *region,
+    ngx_derp_producer_t *p);
+
+/* Whether the consumer has taken all that this producer published. */
+ngx_uint_t ngx_derp_channel_drained(ngx_derp_producer_t *p);
+
+/* Lets go of the producer's end. */
+void ngx_derp_channel_close(ngx_derp_region_t *region, ngx_derp_producer_t *p);
+
+/*
+ * The next channel to this worker, at or behind *index in the zone, that it
+ * has not let go of: NGX_OK, with *index set behind it, or NGX_DONE.
+ */
+ngx_int_t ngx_derp_channel_accept(ngx_derp_region_t *region,
+    ngx_uint_t *index, ngx_derp_consumer_t *c);
+
+/*
+ * The oldest frame, in the ring itself: valid until ngx_derp_channel_take(),
+ * which gives its room back to the producer.  NULL: there is none.
+ */
+u_char *ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record);
+void ngx_derp_channel_take(ngx_derp_consumer_t *c, ngx_derp_record_t *record);
+
+/* After taking: the slot of the producer if it waits for room, else NO_SLOT. */
+ngx_uint_t ngx_derp_channel_wanted(ngx_derp_consumer_t *c);
+
+/* Whether the producer has let go, so that nothing more will come. */
+ngx_uint_t ngx_derp_channel_ended(ngx_derp_consumer_t *c);
+
+/* Lets go of the consumer's end. */
+void ngx_derp_channel_release(ngx_derp_region_t *region,
+    ngx_derp_consumer_t *c);
+
+/* Both ends that a slot's worker had are let go of; under the lock. */
+void ngx_derp_channel_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot);
+
+
+#endif /* _NGX_DERP_CHANNEL_H_INCLUDED_ */

@@ -1,0 +1,107 @@
+
+/*
+ * The registry: which keys are in the region, and where.
+ *
+ * A peer is a key.  Its connections are clients of this nginx, the last to
+ * have sent anything first, and announcements by links to other relays, the
+ * first to have announced it first.  Its route is the first client's, or with
+ * none the first announcing link's.
+ *
+ * Functions that change the registry take the zone's lock, write to the
+ * journal and leave the bells to their caller (ngx_derp_region_ring()).  All
+ * are for workers.
+ */
+
+
+#ifndef _NGX_DERP_REGISTRY_H_INCLUDED_
+#define _NGX_DERP_REGISTRY_H_INCLUDED_
+
+
+#include "ngx_derp_peer.h"
+
+
+/* a peer, as one remembers it: worth nothing once the generation differs */
+
+typedef struct {
+    uint32_t          index;
+    uint32_t          generation;   /* 0: none */
+} ngx_derp_handle_t;
+
+
+/* what is to be known of a client, to be copied */
+
+typedef struct {
+    u_char            key[NGX_DERP_KEY_LEN];
+    u_char            addr[16];
+    in_port_t         port;
+    uint8_t           flags;
+} ngx_derp_client_t;
+
+
+/*
+ * Adds a client of this worker, which becomes the active one of its key.
+ * NGX_BUSY if the registry is full.
+ */
+ngx_int_t ngx_derp_registry_add(ngx_derp_region_t *region,
+    ngx_derp_client_t *client, ngx_derp_route_t *route,
+    ngx_derp_handle_t *handle);
+
+/* Takes a client, or a link with all that it announced, away. */
+void ngx_derp_registry_remove(ngx_derp_region_t *region,
+    ngx_derp_route_t route);
+
+/* Takes all connections of a slot away; under the lock. */
+void ngx_derp_registry_remove_slot(ngx_derp_region_t *region,
+    ngx_uint_t slot);
+
+/* Makes a client the active one of its key. */
+void ngx_derp_registry_activate(ngx_derp_region_t *region,
+    ngx_derp_route_t route);
+
+/*
+ * Where to send a packet for a key.  *handle is what the caller remembers of
+ * its last look-up, and makes this one cheap when the key is the same; it is
+ * updated.  NGX_DERP_NO_ROUTE if nobody has the key.  Takes no lock.
+ */
+ngx_derp_route_t ngx_derp_registry_find(ngx_derp_region_t *region,
+    u_char *key, ngx_derp_handle_t *handle);
+
+/* The route of a peer if the handle still is of it.  Takes no lock. */
+ngx_derp_route_t ngx_derp_registry_route(ngx_derp_region_t *region,
+    ngx_derp_handle_t *handle);
+
+/*
+ * Copies up to *n clients from the peer at *index on, as a watcher is told of
+ * them, and moves the index on: NGX_OK with their number in *n.  NGX_AGAIN: the
+ * journal has to be read to its end first, so that what it tells after this is
+ * never older than what was copied.  NGX_DONE: there are no more.
+ */
+ngx_int_t ngx_derp_registry_clients(ngx_derp_region_t *region,
+    uint64_t cursor, uint32_t *index, ngx_derp_client_t *clients,
+    ngx_uint_t *n);
+
+/*
+ * Has every client with the key closed by its worker, which the journal tells.
+ * How many there are.
+ */
+ngx_uint_t ngx_derp_registry_close(ngx_derp_region_t *region, u_char *key);
+
+/* Whether this worker's client at the route is to be closed. */
+ngx_uint_t ngx_derp_registry_closing(ngx_derp_region_t *region,
+    ngx_derp_route_t route);
+
+/* Adds a link of this worker; NGX_BUSY if the registry is full. */
+ngx_int_t ngx_derp_registry_add_link(ngx_derp_region_t *region,
+    ngx_derp_route_t *route);
+
+/*
+ * A link announces a key, or withdraws it.  Twice the same is no error.
+ * NGX_BUSY if the registry is full.
+ */
+ngx_int_t ngx_derp_registry_announce(ngx_derp_region_t *region,
+    ngx_derp_route_t link, u_char *key);
+void ngx_derp_registry_withdraw(ngx_derp_region_t *region,
+    ngx_derp_route_t link, u_char *key);
+
+
+#endif /* _NGX_DERP_REGISTRY_H_INCLUDED_ */

@@ -1,0 +1,55 @@
+
+/*
+ * The exchange: a worker's ends of the channels to and from the others, or of
+ * their inboxes, where there are not enough channels.
+ *
+ * A channel that is full makes the senders wait, unread, while the other
+ * worker goes on taking; once that one has taken nothing for
+ * NGX_DERP_STALL milliseconds, packets for it are dropped until it does again.
+ * All functions are for workers.
+ */
+
+
+#ifndef _NGX_DERP_EXCHANGE_H_INCLUDED_
+#define _NGX_DERP_EXCHANGE_H_INCLUDED_
+
+
+#include "ngx_derp_session.h"
+
+
+#define NGX_DERP_STALL  500
+
+
+ngx_int_t ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log);
+
+/*
+ * Sends a packet to a connection of another worker.  NGX_OK: it is on its way,
+ * or was dropped and counted; NGX_AGAIN: there is no room, the sender s waits
+ * and will be resumed.
+ */
+ngx_int_t ngx_derp_exchange_send(ngx_derp_session_t *s,
+    ngx_derp_route_t route, ngx_derp_packet_t *packet);
+
+/*
+ * Takes what others have sent, a bounded part of it.  Whether there may be
+ * more.
+ */
+ngx_uint_t ngx_derp_exchange_receive(ngx_derp_relay_t *relay);
+
+/* Whether there is anything to take, or a channel that is not known yet. */
+ngx_uint_t ngx_derp_exchange_pending(ngx_derp_relay_t *relay);
+
+/* Rings the workers that something was sent to in this turn. */
+void ngx_derp_exchange_ring(ngx_derp_relay_t *relay);
+
+/*
+ * Lets go of channels whose other end has ended, and of idle ones where there
+ * are too few; looks for one where an inbox is shared.  Now and then.
+ */
+void ngx_derp_exchange_tidy(ngx_derp_relay_t *relay);
+
+/* At the worker's end. */
+void ngx_derp_exchange_destroy(ngx_derp_relay_t *relay);
+
+
+#endif /* _NGX_DERP_EXCHANGE_H_INCLUDED_ */

@@ -1,0 +1,69 @@
+
+/*
+ * A relay: what is configured, and a worker's part of it.
+ */
+
+
+#ifndef _NGX_DERP_RELAY_H_INCLUDED_
+#define _NGX_DERP_RELAY_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "ngx_derp_registry.h"
+#include "ngx_derp_journal.h"
+#include "ngx_derp_channel.h"
+#include "ngx_derp_buf.h"
+
+
+typedef struct ngx_derp_relay_s     ngx_derp_relay_t;
+typedef struct ngx_derp_session_s   ngx_derp_session_t;
+typedef struct ngx_derp_exchange_s  ngx_derp_exchange_t;
+typedef struct ngx_derp_heard_s     ngx_derp_heard_t;
+typedef struct ngx_derp_mesh_s      ngx_derp_mesh_t;
+
+
+struct ngx_derp_relay_s {
+
+    /* as configured; owned by the configuration's pool */
+
+    ngx_str_t               name;
+    ngx_shm_zone_t         *zone;
+    ngx_str_t               health;     /* the notice */
+
+    u_char                  private_key[NGX_DERP_KEY_LEN];
+    u_char                  public_key[NGX_DERP_KEY_LEN];
+    u_char                  mesh_key[NGX_DERP_KEY_LEN];
+
+    ngx_msec_t              handshake_timeout;
+    ngx_msec_t              write_timeout;
+    ngx_msec_t              mesh_write_timeout;
+    ngx_msec_t              drain;
+    size_t                  memory;     /* for blocked clients, a worker */
+
+    ngx_uint_t              workers;    /* as many as are configured */
+    ngx_uint_t              meshed;     /* there is a mesh key */
+    ngx_derp_mesh_t        *mesh;       /* the links to others, or NULL */
+
+    /* how a client's connection is closed: known by those who accepted it */
+    void                  (*close)(ngx_connection_t *c);
+
+    /* a worker's own, from ngx_derp_worker_init() on */
+
+    ngx_derp_region_t       region;
+    ngx_derp_session_t    **sessions;   /* by the index in the registry */
+    ngx_derp_exchange_t    *exchange;
+    ngx_derp_heard_t       *heard;
+    ngx_queue_t             watchers;
+    ngx_queue_t             all;        /* sessions */
+    uint64_t                cursor;     /* in the journal */
+    ngx_str_t               notice;     /* as the clients know it */
+    uint32_t                notice_sequence;
+    time_t                  complained;
+    unsigned                changed:1;  /* the others are to be rung */
+};
+
+
+#endif /* _NGX_DERP_RELAY_H_INCLUDED_ */

@@ -1,0 +1,147 @@
+
+/*
+ * A session: one connection's life, from the upgrade to its end.
+ *
+ * It lives on the connection alone; what brought the connection here is let
+ * go.  Idle it owns no buffer.  All functions are for workers.
+ */
+
+
+#ifndef _NGX_DERP_SESSION_H_INCLUDED_
+#define _NGX_DERP_SESSION_H_INCLUDED_
+
+
+#include "ngx_derp_outbox.h"
+
+
+typedef enum {
+    NGX_DERP_STATE_LOGIN = 0,       /* awaits ClientInfo */
+    NGX_DERP_STATE_CLIENT,          /* registered */
+    NGX_DERP_STATE_LINK_LOGIN,      /* awaits the other relay's ServerKey */
+    NGX_DERP_STATE_LINK,            /* to another relay, registered */
+    NGX_DERP_STATE_CLOSING          /* to be closed at the turn's end */
+} ngx_derp_state_e;
+
+
+typedef struct ngx_derp_watch_s  ngx_derp_watch_t;
+typedef struct ngx_derp_edge_s   ngx_derp_edge_t;
+typedef struct ngx_derp_link_s   ngx_derp_link_t;
+
+
+/* where a client comes from: the registry knows it once it is logged in */
+
+typedef struct {
+    u_char                addr[16];
+    in_port_t             port;
+} ngx_derp_origin_t;
+
+
+typedef struct {
+    uint64_t              packets_in;
+    uint64_t              bytes_in;
+    uint64_t              packets_out;
+    uint64_t              bytes_out;
+} ngx_derp_traffic_t;
+
+
+/* there are as many of these as clients: it is to stay small */
+
+struct ngx_derp_session_s {
+    ngx_connection_t     *connection;
+    ngx_derp_relay_t     *relay;
+
+    ngx_derp_route_t      route;        /* its own, once registered */
+    ngx_derp_handle_t     peer;         /* its own key's */
+    ngx_derp_handle_t     last;         /* the last destination's */
+
+    u_char                key[NGX_DERP_KEY_LEN];
+
+    ngx_derp_buf_t       *in;           /* what is not processed yet */
+    uint32_t              skip;         /* bytes to be read past */
+
+    ngx_derp_outbox_t     out;
+
+    ngx_derp_edge_t      *edges;        /* from whom it has received */
+    ngx_derp_edge_t      *edge;         /* the last of these */
+    ngx_derp_watch_t     *watch;
+    ngx_derp_link_t      *link;
+
+    ngx_queue_t           queue;        /* in the relay's all */
+    ngx_queue_t           waiting;      /* for room in a channel; closing */
+
+    ngx_msec_t            started;
+    ngx_msec_t            not_here;     /* when the next PeerGone is due */
+
+    union {
+        ngx_derp_origin_t   origin;     /* until the login is done */
+        ngx_derp_traffic_t  traffic;    /* from then on */
+    };
+
+    char                 *reason;       /* why it is being closed */
+
+    uint8_t               state;
+    uint8_t               flags;        /* NGX_DERP_PRESENT_... */
+    unsigned              paused:1;     /* by a channel without room */
+    unsigned              resumed:1;    /* what it holds is to be processed */
+    unsigned              pong:1;       /* one is waiting */
+    unsigned              mesh:1;       /* knows the mesh key */
+    unsigned              preferred:1;
+    unsigned              draining:1;
+};
+
+
+/*
+ * Takes a connection over that ServerKey has been sent by: from here on it is
+ * the session's.  Its data and handlers are set, the login's timer is running.
+ * client holds all but the key.  What has been read already is copied.  On
+ * NGX_ERROR the connection is still the caller's.
+ */
+ngx_int_t ngx_derp_session_create(ngx_derp_relay_t *relay,
+    ngx_connection_t *c, ngx_derp_client_t *client, u_char *data, size_t len);
+
+/*
+ * A session of the worker's own making, for a link; without a timer.  NULL if
+ * there is no memory.
+ */
+ngx_derp_session_t *ngx_derp_session_alloc(ngx_derp_relay_t *relay,
+    ngx_connection_t *c, ngx_derp_state_e state);
+
+/*
+ * Begins to read, with what has been read already, which is copied.
+ */
+void ngx_derp_session_begin(ngx_derp_session_t *s, u_char *data, size_t len);
+
+/* Goes over to another state. */
+void ngx_derp_session_state(ngx_derp_session_t *s, ngx_derp_state_e state);
+
+/*
+ * The other end has broken a rule: says in the log what it sent, and fails.
+ * Always NGX_ERROR.
+ */
+ngx_int_t ngx_derp_session_breach(ngx_derp_session_t *s, char *what,
+    const char *name, size_t len);
+
+/*
+ * Ends a session at the end of this turn, for a reason that is a constant
+ * string; nothing is read or sent any more.  Twice is no error.
+ */
+void ngx_derp_session_fail(ngx_derp_session_t *s, char *reason);
+
+/*
+ * The one place where a session ends.  Only at the end of a turn, when nobody
+ * holds a pointer to it any more.
+ */
+void ngx_derp_session_close(ngx_derp_session_t *s);
+
+/* Goes on with a session that a channel without room has paused. */
+void ngx_derp_session_resume(ngx_derp_session_t *s);
+
+/* The outbox has been emptied after it was blocked. */
+void ngx_derp_session_unblocked(ngx_derp_session_t *s);
+
+/* The session of this worker at a route, or NULL if it is no more. */
+ngx_derp_session_t *ngx_derp_session_find(ngx_derp_relay_t *relay,
+    ngx_derp_route_t route);
+
+
+#endif /* _NGX_DERP_SESSION_H_INCLUDED_ */

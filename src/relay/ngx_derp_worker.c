@@ -1,0 +1,487 @@
+
+/*
+ * The worker and its turns.
+ */
+
+
+#include "ngx_derp_worker.h"
+#include "ngx_derp_client.h"
+#include "ngx_derp_exchange.h"
+#include "ngx_derp_heard.h"
+#include "ngx_derp_mesh.h"
+#include "ngx_derp_notice.h"
+#include "ngx_derp_watch.h"
+#include "ngx_derp_zone.h"
+
+
+/* how often a worker looks after others that may have died */
+#define NGX_DERP_TICK            250
+
+/* free buffers that a worker keeps when it has nothing to do */
+#define NGX_DERP_KEEP            (1024 * 1024)
+
+#define NGX_DERP_COMPLAIN        10
+
+
+static ngx_int_t ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log);
+static void ngx_derp_worker_leave(ngx_derp_relay_t *relay);
+static ngx_int_t ngx_derp_worker_add_bell(ngx_cycle_t *cycle);
+static void ngx_derp_worker_bell_handler(ngx_event_t *ev);
+static void ngx_derp_worker_tick_handler(ngx_event_t *ev);
+static void ngx_derp_worker_exiting(void);
+static void ngx_derp_worker_turn_handler(ngx_event_t *ev);
+static ngx_uint_t ngx_derp_worker_take(void);
+static void ngx_derp_worker_flush(void);
+static void ngx_derp_worker_close(void);
+static void ngx_derp_worker_ring(void);
+static ngx_uint_t ngx_derp_worker_pending(void);
+static void ngx_derp_worker_read_journal(ngx_derp_relay_t *relay);
+static void ngx_derp_worker_close_marked(ngx_derp_relay_t *relay);
+
+
+ngx_derp_worker_t  ngx_derp_worker = { .slot = NGX_DERP_NO_SLOT };
+
+
+ngx_int_t
+ngx_derp_worker_init(ngx_cycle_t *cycle, ngx_array_t *relays)
+{
+    ngx_uint_t          i;
+    ngx_derp_relay_t  **relay;
+
+    ngx_derp_worker.relays = relays;
+    ngx_derp_worker.log = cycle->log;
+    ngx_derp_worker.dummy.fd = (ngx_socket_t) -1;
+
+    ngx_queue_init(&ngx_derp_worker.touched);
+    ngx_queue_init(&ngx_derp_worker.closing);
+    ngx_queue_init(&ngx_derp_worker.holding);
+
+    ngx_derp_worker.turn.handler = ngx_derp_worker_turn_handler;
+    ngx_derp_worker.turn.data = &ngx_derp_worker.dummy;
+    ngx_derp_worker.turn.log = cycle->log;
+
+    ngx_derp_worker.tick.handler = ngx_derp_worker_tick_handler;
+    ngx_derp_worker.tick.data = &ngx_derp_worker.dummy;
+    ngx_derp_worker.tick.log = cycle->log;
+    ngx_derp_worker.tick.cancelable = 1;
+
+    ngx_derp_worker.buffer = ngx_alloc(NGX_DERP_READ_ROOM, cycle->log);
+    if (ngx_derp_worker.buffer == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_derp_worker.slot = ngx_derp_slot_claim();
+
+    if (ngx_derp_worker.slot == NGX_DERP_NO_SLOT) {
+
+        /* what else this worker does is none of our business */
+
+        ngx_log_error(NGX_LOG_ERR, cycle->log, 0,
+                      "all %d derp slots are taken by workers that are still "
+                      "relaying, this one relays nothing: "
+                      "see \"worker_shutdown_timeout\"", NGX_DERP_SLOTS);
+        return NGX_OK;
+    }
+
+    relay = relays->elts;
+
+    for (i = 0; i < relays->nelts; i++) {
+        if (ngx_derp_worker_join(relay[i], cycle->log) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (ngx_derp_worker_add_bell(cycle) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    ngx_add_timer(&ngx_derp_worker.tick, 1);
+    ngx_derp_worker_post();
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log)
+{
+    ngx_queue_init(&relay->all);
+    ngx_queue_init(&relay->watchers);
+
+    ngx_derp_zone_join(&relay->region, ngx_derp_worker.slot, log);
+
+    relay->cursor = ngx_derp_journal_cursor(&relay->region);
+
+    relay->notice.data = ngx_alloc(NGX_DERP_NOTICE_MAX, log);
+    if (relay->notice.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    /* not ngx_calloc(), which would touch all of it */
+
+    relay->sessions = calloc(relay->region.zone->capacity,
+                             sizeof(ngx_derp_session_t *));
+
+    if (relay->sessions == NULL) {
+        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                      "calloc() of derp sessions failed");
+        return NGX_ERROR;
+    }
+
+    if (ngx_derp_exchange_init(relay, log) != NGX_OK
+        || ngx_derp_heard_init(relay, log) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_derp_worker_add_bell(ngx_cycle_t *cycle)
+{
+    ngx_connection_t  *c;
+
+    c = ngx_get_connection(ngx_derp_slot_bell(ngx_derp_worker.slot),
+                           cycle->log);
+    if (c == NULL) {
+        return NGX_ERROR;
+    }
+
+    /* nginx leaves it alone when it looks for connections to close */
+
+    c->read->channel = 1;
+    c->write->channel = 1;
+
+    c->read->log = cycle->log;
+    c->write->log = cycle->log;
+    c->read->handler = ngx_derp_worker_bell_handler;
+
+    ngx_derp_worker.bell = c;
+
+    /* edge-triggered: each ring is an event, and nobody need read it */
+
+    return ngx_add_event(c->read, NGX_READ_EVENT, NGX_CLEAR_EVENT);
+}
+
+
+/*
+ * On a graceful exit the clients have gone, on a fast one they go with the
+ * process: either way what the zones say of this worker goes here.
+ */
+
+void
+ngx_derp_worker_exit(void)
+{
+    ngx_uint_t          i;
+    ngx_derp_relay_t  **relay;
+
+    if (ngx_derp_worker.slot == NGX_DERP_NO_SLOT) {
+        return;
+    }
+
+    if (ngx_exiting) {
+        ngx_derp_slots_quit();
+    }
+
+    relay = ngx_derp_worker.relays->elts;
+
+    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+        ngx_derp_mesh_exit(relay[i]);
+        ngx_derp_zone_leave(&relay[i]->region);
+        ngx_derp_worker_leave(relay[i]);
+    }
+
+    ngx_derp_slot_release(ngx_derp_worker.slot);
+    ngx_derp_worker.slot = NGX_DERP_NO_SLOT;
+
+    ngx_derp_buf_trim(&ngx_derp_worker.bufs, 0);
+    ngx_free(ngx_derp_worker.buffer);
+}
+
+
+/* What sessions there still are is not looked at any more. */
+
+static void
+ngx_derp_worker_leave(ngx_derp_relay_t *relay)
+{
+    ngx_derp_exchange_destroy(relay);
+    ngx_derp_heard_destroy(relay);
+
+    free(relay->sessions);
+    relay->sessions = NULL;
+
+    ngx_free(relay->notice.data);
+}
+
+
+void
+ngx_derp_worker_complain(ngx_derp_relay_t *relay, char *what)
+{
+    if (ngx_time() - relay->complained < NGX_DERP_COMPLAIN) {
+        return;
+    }
+
+    relay->complained = ngx_time();
+
+    ngx_log_error(NGX_LOG_ERR, ngx_derp_worker.log, 0,
+                  "derp_relay \"%V\" %s", &relay->name, what);
+}
+
+
+void
+ngx_derp_worker_post(void)
+{
+    if (ngx_derp_worker.turn.posted) {
+        return;
+    }
+
+    ngx_post_event(&ngx_derp_worker.turn, &ngx_posted_events);
+
+    /* until then nobody need ring */
+
+    ngx_derp_slot_wake(ngx_derp_worker.slot);
+}
+
+
+static void
+ngx_derp_worker_bell_handler(ngx_event_t *ev)
+{
+    ngx_derp_worker_post();
+}
+
+
+static void
+ngx_derp_worker_tick_handler(ngx_event_t *ev)
+{
+    ngx_uint_t          i;
+    ngx_derp_relay_t  **relay;
+
+    relay = ngx_derp_worker.relays->elts;
+
+    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+
+        (void) ngx_derp_zone_reap(&relay[i]->region);
+
+        ngx_derp_exchange_tidy(relay[i]);
+        ngx_derp_client_notice(relay[i]);
+        ngx_derp_mesh_tick(relay[i]);
+    }
+
+    if (ngx_exiting) {
+        ngx_derp_worker_exiting();
+    }
+
+    /* one that took it upon itself to ring this worker may have died of it */
+
+    ngx_derp_worker_post();
+
+    ngx_derp_buf_trim(&ngx_derp_worker.bufs, NGX_DERP_KEEP);
+
+    ngx_add_timer(ev, NGX_DERP_TICK);
+}
+
+
+/* On a reload clients stay; when nginx stops they are told, and go. */
+
+static void
+ngx_derp_worker_exiting(void)
+{
+    ngx_uint_t          i;
+    ngx_derp_relay_t  **relay;
+
+    ngx_derp_slots_quit();
+
+    if (ngx_derp_worker.draining || !ngx_derp_slots_stopping()) {
+        return;
+    }
+
+    ngx_derp_worker.draining = 1;
+
+    relay = ngx_derp_worker.relays->elts;
+
+    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+        ngx_derp_client_drain(relay[i]);
+    }
+}
+
+
+static void
+ngx_derp_worker_turn_handler(ngx_event_t *ev)
+{
+    ngx_uint_t  more;
+
+    more = ngx_derp_worker_take();
+
+    ngx_derp_worker_flush();
+    ngx_derp_worker_close();
+    ngx_derp_worker_ring();
+
+    if (!more) {
+
+        /* who publishes something after this rings */
+
+        ngx_derp_slot_sleep(ngx_derp_worker.slot);
+
+        more = ngx_derp_worker_pending();
+    }
+
+    if (more && !ev->posted) {
+        ngx_post_event(ev, &ngx_posted_next_events);
+        ngx_derp_slot_wake(ngx_derp_worker.slot);
+    }
+}
+
+
+static ngx_uint_t
+ngx_derp_worker_take(void)
+{
+    ngx_uint_t          i, more;
+    ngx_derp_relay_t  **relay;
+
+    more = 0;
+    relay = ngx_derp_worker.relays->elts;
+
+    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+        more |= ngx_derp_exchange_receive(relay[i]);
+        ngx_derp_worker_read_journal(relay[i]);
+        more |= ngx_derp_watch_run(relay[i]);
+    }
+
+    return more;
+}
+
+
+static void
+ngx_derp_worker_flush(void)
+{
+    ngx_queue_t         *q;
+    ngx_derp_session_t  *s;
+
+    while (!ngx_queue_empty(&ngx_derp_worker.touched)) {
+        q = ngx_queue_head(&ngx_derp_worker.touched);
+        s = ngx_queue_data(q, ngx_derp_session_t, out.touched);
+
+        ngx_derp_outbox_flush(s);
+
+        if (q == ngx_queue_head(&ngx_derp_worker.touched)) {
+
+            /* it has failed */
+
+            ngx_derp_outbox_destroy(s);
+        }
+    }
+}
+
+
+static void
+ngx_derp_worker_close(void)
+{
+    ngx_queue_t  *q;
+
+    while (!ngx_queue_empty(&ngx_derp_worker.closing)) {
+        q = ngx_queue_head(&ngx_derp_worker.closing);
+
+        ngx_derp_session_close(ngx_queue_data(q, ngx_derp_session_t, waiting));
+    }
+}
+
+
+static void
+ngx_derp_worker_ring(void)
+{
+    ngx_uint_t          i;
+    ngx_derp_relay_t  **relay;
+
+    relay = ngx_derp_worker.relays->elts;
+
+    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+
+        if (relay[i]->changed) {
+            relay[i]->changed = 0;
+            ngx_derp_region_ring(&relay[i]->region);
+        }
+
+        ngx_derp_exchange_ring(relay[i]);
+    }
+}
+
+
+static ngx_uint_t
+ngx_derp_worker_pending(void)
+{
+    ngx_uint_t          i;
+    ngx_derp_relay_t  **relay;
+
+    relay = ngx_derp_worker.relays->elts;
+
+    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+
+        if (ngx_derp_journal_cursor(&relay[i]->region) != relay[i]->cursor
+            || ngx_derp_exchange_pending(relay[i]))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static void
+ngx_derp_worker_read_journal(ngx_derp_relay_t *relay)
+{
+    ngx_int_t         rc;
+    ngx_derp_entry_t  entry;
+
+    for ( ;; ) {
+
+        rc = ngx_derp_journal_read(&relay->region, &relay->cursor, &entry);
+
+        if (rc == NGX_DONE) {
+            return;
+        }
+
+        if (rc == NGX_DECLINED) {
+
+            /* what was to be done is found by looking */
+
+            relay->cursor = ngx_derp_journal_cursor(&relay->region);
+            ngx_derp_heard_sweep(relay);
+            ngx_derp_worker_close_marked(relay);
+            continue;
+        }
+
+        if (entry.what & NGX_DERP_JOURNAL_LEFT) {
+            ngx_derp_heard_gone(relay, entry.key);
+        }
+
+        if (entry.what & NGX_DERP_JOURNAL_CLOSE) {
+            ngx_derp_worker_close_marked(relay);
+        }
+    }
+}
+
+
+/* What a mesh peer has had closed: rarely, so all sessions are looked at. */
+
+static void
+ngx_derp_worker_close_marked(ngx_derp_relay_t *relay)
+{
+    ngx_queue_t         *q;
+    ngx_derp_session_t  *s;
+
+    for (q = ngx_queue_head(&relay->all);
+         q != ngx_queue_sentinel(&relay->all);
+         q = ngx_queue_next(q))
+    {
+        s = ngx_queue_data(q, ngx_derp_session_t, queue);
+
+        if (s->state == NGX_DERP_STATE_CLIENT
+            && ngx_derp_registry_closing(&relay->region, s->route))
+        {
+            ngx_derp_session_fail(s, "closed by a mesh peer");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+# The directives: what nginx -t says to bad ones.
+
+use lib 't/lib';
+use Test::Nginx::DERP;
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: as it should be
+--- nginx_t
+ok
+! /\[(?:warn|error|emerg|alert|crit)\]/
+
+
+=== TEST 2: no zone
+--- no_relay
+--- http_config
+derp_relay main { key_file derp.key; }
+--- config
+location /derp { derp main; }
+--- nginx_t
+fails
+/\[emerg\].*zone.*derp_relay "main"/
+
+
+=== TEST 3: no key file
+--- no_relay
+--- http_config
+derp_relay main { zone 4m; }
+--- config
+location /derp { derp main; }
+--- nginx_t
+fails
+/\[emerg\].*key_file.*derp_relay "main"/
+
+
+=== TEST 4: a zone that is too small
+--- derp_relay
+zone 8k;
+--- nginx_t
+fails
+/\[emerg\].*zone.*small/
+
+
+=== TEST 5: a zone of no size
+--- derp_relay
+zone lots;
+--- nginx_t
+fails
+/\[emerg\].*invalid.*"lots"/
+
+
+=== TEST 6: a zone without a size
+--- derp_relay
+zone;
+--- nginx_t
+fails
+/\[emerg\].*number of arguments in "zone"/
+
+
+=== TEST 7: two zones
+--- derp_relay
+zone 4m;
+zone 4m;
+--- nginx_t
+fails
+/\[emerg\].*"zone" directive is duplicate/
+
+
+=== TEST 8: two key files
+--- derp_relay
+key_file derp.key;
+key_file derp2.key;
+--- nginx_t
+fails
+/\[emerg\].*"key_file" directive is duplicate/
+
+
+=== TEST 9: two relays of one name
+--- http_config
+derp_relay main { zone 16m; key_file other.key; }
+--- nginx_t
+fails
+/\[emerg\].*duplicate.*"main"/
+
+
+=== TEST 10: an unknown relay
+--- config
+location /other { derp other; }
+--- nginx_t
+fails
+/\[emerg\].*"other"/
+
+
+=== TEST 11: a relay that comes after the server
+--- no_relay
+--- config
+location /derp { derp main; }
+}
+derp_relay main { zone 4m; key_file derp.key; }
+server { listen 127.0.0.1:$TEST_NGINX_PORT_2;
+--- nginx_t
+ok
+
+
+=== TEST 12: a relay that no location names
+--- http_config
+derp_relay spare { zone 4m; key_file spare.key; }
+--- nginx_t
+ok
+
+
+=== TEST 13: derp twice in one location
+--- derp_location
+derp main;
+--- nginx_t
+fails
+/\[emerg\].*"derp" directive is duplicate/
+
+
+=== TEST 14: derp without a name
+--- config
+location /other { derp; }
+--- nginx_t
+fails
+/\[emerg\].*number of arguments in "derp"/
+
+
+=== TEST 15: derp outside of a location
+--- config
+derp main;
+--- nginx_t
+fails
+/\[emerg\].*"derp" directive is not allowed here/
+
+
+=== TEST 16: a relay without a name
+--- http_config
+derp_relay { zone 16m; key_file other.key; }
+--- nginx_t
+fails
+/\[emerg\].*number of arguments in "derp_relay"/
+
+
+=== TEST 17: a relay in a server
+--- config
+derp_relay other { zone 16m; key_file other.key; }
+--- nginx_t
+fails
+/\[emerg\].*"derp_relay" directive is not allowed here/
+
+
+=== TEST 18: an unknown directive in a relay
+--- derp_relay
+zones 4m;
+--- nginx_t
+fails
+/\[emerg\].*unknown directive "zones"/
+
+
+=== TEST 19: a relay's directive outside of it
+--- http_config
+key_file derp.key;
+--- nginx_t
+fails
+/\[emerg\].*"key_file"/
+
+
+=== TEST 20: several relays, several locations
+--- http_config
+derp_relay other { zone 16m; key_file other.key; }
+--- config
+location /one { derp other; }
+location = /two { derp other; }
+location ~ ^/three$ { derp main; }
+--- nginx_t
+ok
+
+
+=== TEST 21: the capacity is told at the start
+--- fresh
+--- once
+--- derp
+log /derp.*"?main"?.* [1-9][0-9]* /
+
+
+=== TEST 22: links without a mesh key
+--- derp_relay
+mesh_with http://127.0.0.1:$TEST_NGINX_PORT_2/derp;
+--- nginx_t
+fails
+/\[emerg\].*mesh_key_file/
+
+
+=== TEST 23: a link to no URL
+--- derp_relay
+mesh_key_file mesh.key;
+mesh_with 127.0.0.1;
+--- nginx_t
+fails
+/\[emerg\].*"127\.0\.0\.1"/
+
+
+=== TEST 24: a link to a name that there is not
+--- derp_relay
+mesh_key_file mesh.key;
+mesh_with https://derp.invalid;
+--- nginx_t
+fails
+/\[emerg\].*derp\.invalid/
+
+
+=== TEST 25: a notice that is too long
+--- derp_relay eval
+'derp_health "' . 'x' x 1001 . '";'
+--- nginx_t
+fails
+/\[emerg\].*derp_health/
+
+
+=== TEST 26: too little memory
+--- derp_relay
+derp_memory 1m;
+--- nginx_t
+fails
+/\[emerg\].*derp_memory/
+
+
+=== TEST 27: no time
+--- derp_relay
+derp_drain soon;
+--- nginx_t
+fails
+/\[emerg\].*derp_drain.*invalid/
+
+
+=== TEST 28: for all relays, or for one
+--- http_config
+derp_drain 1s;
+derp_health "all are ill";
+derp_handshake_timeout 5s;
+derp_write_timeout 1s;
+derp_memory 32m;
+--- derp_relay
+derp_drain 0;
+derp_health "";
+derp_handshake_timeout 6s;
+derp_write_timeout 0;
+derp_memory 64m;
+--- nginx_t
+ok
+! /\[(?:warn|error|emerg|alert|crit)\]/

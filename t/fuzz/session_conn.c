@@ -1,0 +1,244 @@
+
+/*
+ * What stands for a connection: the input says what has arrived, what the
+ * socket takes, and how it ends.
+ */
+
+
+#include "session.h"
+#include "ngx_derp_dial.h"
+
+#include <sanitizer/asan_interface.h>
+
+
+#define FUZZ_INPUT  (400 * 1024)        /* that waits for one connection */
+
+
+static ssize_t fuzz_recv(ngx_connection_t *c, u_char *buf, size_t size);
+static ssize_t fuzz_send(ngx_connection_t *c, u_char *buf, size_t size);
+
+
+fuzz_conn_t  fuzz_conns[FUZZ_CONNS];
+
+
+void
+fuzz_open(fuzz_conn_t *fc)
+{
+    ngx_memzero(fc, sizeof(fuzz_conn_t));
+
+    fc->c = calloc(1, sizeof(ngx_connection_t));
+    fc->in = malloc(FUZZ_INPUT);
+    fc->chunk = FUZZ_INPUT;
+    fc->room = (size_t) -1 / 2;
+    fc->log = stub_log;
+
+    fc->c->fd = -1;
+    fc->c->log = &fc->log;
+    fc->c->read = &fc->read;
+    fc->c->write = &fc->write;
+    fc->c->recv = fuzz_recv;
+    fc->c->send = fuzz_send;
+
+    fc->read.data = fc->c;
+    fc->read.log = &fc->log;
+    fc->write.data = fc->c;
+    fc->write.log = &fc->log;
+    fc->write.write = 1;
+    fc->write.ready = 1;
+
+    ngx_str_set(&fc->c->addr_text, "192.0.2.1");
+}
+
+
+void
+fuzz_close(ngx_connection_t *c)
+{
+    fuzz_conn_t  *fc;
+
+    fc = fuzz_conn(c);
+
+    stub_forget(c->read);
+    stub_forget(c->write);
+
+    free(fc->in);
+    free(c);
+    fc->in = NULL;
+    fc->c = NULL;
+}
+
+
+fuzz_conn_t *
+fuzz_conn(ngx_connection_t *c)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < FUZZ_CONNS; i++) {
+        if (fuzz_conns[i].c == c) {
+            return &fuzz_conns[i];
+        }
+    }
+
+    stub_assert(!"a connection that is no more");
+}
+
+
+static ssize_t
+fuzz_recv(ngx_connection_t *c, u_char *buf, size_t size)
+{
+    size_t        n;
+    fuzz_conn_t  *fc;
+
+    fc = fuzz_conn(c);
+
+    stub_assert(buf >= ngx_derp_worker.buffer
+                && buf + size <= ngx_derp_worker.buffer + NGX_DERP_READ_ROOM);
+
+    n = ngx_min(fc->in_len, ngx_min(size, fc->chunk));
+
+    if (n == 0) {
+        c->read->ready = 0;
+
+        return fc->broken ? NGX_ERROR : fc->eof ? 0 : NGX_AGAIN;
+    }
+
+    ngx_memcpy(buf, fc->in, n);
+    fc->in_len -= n;
+    ngx_memmove(fc->in, fc->in + n, fc->in_len);
+
+    c->read->ready = (fc->in_len != 0 || fc->eof || fc->broken);
+
+    /* until the handler is done nobody is to look behind it */
+
+    __asan_poison_memory_region(buf + n, ngx_derp_worker.buffer
+                                         + NGX_DERP_READ_ROOM - buf - n);
+
+    return n;
+}
+
+
+void
+fuzz_handled(void)
+{
+    if (ngx_derp_worker.buffer) {
+        __asan_unpoison_memory_region(ngx_derp_worker.buffer,
+                                      NGX_DERP_READ_ROOM);
+    }
+}
+
+
+static ssize_t
+fuzz_send(ngx_connection_t *c, u_char *buf, size_t size)
+{
+    size_t        n;
+    fuzz_conn_t  *fc;
+
+    fc = fuzz_conn(c);
+
+    /* it is not to be asked for nothing, nor when it has said AGAIN */
+
+    stub_assert(size && c->write->ready);
+
+    if (fc->broken) {
+        return NGX_ERROR;
+    }
+
+    n = ngx_min(size, fc->room);
+
+    if (n < size) {
+        c->write->ready = 0;
+    }
+
+    if (n == 0) {
+        return NGX_AGAIN;
+    }
+
+    fc->room -= n;
+    fuzz_sent(fc, buf, n);
+
+    return n;
+}
+
+
+void
+fuzz_arrive(fuzz_conn_t *fc, u_char *p, size_t len)
+{
+    if (fc->c == NULL || fc->eof || len > FUZZ_INPUT - fc->in_len) {
+        return;
+    }
+
+    ngx_memcpy(fc->in + fc->in_len, p, len);
+    fc->in_len += len;
+    fc->event = 1;
+}
+
+
+void
+fuzz_conns_turn(void)
+{
+    ngx_uint_t    i;
+    fuzz_conn_t  *fc;
+
+    for (i = 0; i < FUZZ_CONNS; i++) {
+        fc = &fuzz_conns[i];
+
+        if (fc->c == NULL || fc->read.handler == NULL) {
+            continue;
+        }
+
+        if (fc->event) {
+            fc->event = 0;
+            fc->read.ready = 1;
+            stub_call(&fc->read);
+        }
+
+        if (!fc->write.ready && (fc->room || fc->broken)) {
+            fc->write.ready = 1;
+            stub_call(&fc->write);
+        }
+    }
+}
+
+
+void
+fuzz_conns_end(void)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < FUZZ_CONNS; i++) {
+        fuzz_conns[i].event |= !fuzz_conns[i].eof;
+        fuzz_conns[i].eof = 1;
+        fuzz_conns[i].chunk = FUZZ_INPUT;
+        fuzz_conns[i].room = (size_t) -1 / 2;
+    }
+}
+
+
+/* what stands in for ngx_derp_dial.c: the input says how it ends */
+
+void
+ngx_derp_dial(ngx_derp_link_t *link)
+{
+    stub_assert(link->connection == NULL && fuzz_conns[FUZZ_LINK].c == NULL);
+
+    fuzz_open(&fuzz_conns[FUZZ_LINK]);
+    fuzz_conns[FUZZ_LINK].link = 1;
+
+    link->connection = fuzz_conns[FUZZ_LINK].c;
+}
+
+
+void
+ngx_derp_dial_cancel(ngx_derp_link_t *link)
+{
+    if (link->connection) {
+        fuzz_close(link->connection);
+        link->connection = NULL;
+    }
+}
+
+
+void
+ngx_derp_dial_close(ngx_connection_t *c)
+{
+    fuzz_close(c);
+}

@@ -1,0 +1,350 @@
+# The HTTP phase: what is upgraded, what is refused, and that no byte of the
+# stream that came along with the request is lost.
+
+use lib 't/lib';
+use Test::Nginx::DERP;
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: the upgrade
+--- derp
+a: open
+a: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+a: status 101
+a: header Upgrade: DERP
+a: header Connection: /^upgrade$/i
+a: header Derp-Version: 2
+a: header Derp-Public-Key: /^[0-9a-f]{64}$/
+a: header !Content-Length
+a: header !Transfer-Encoding
+a: server-key
+a: login
+a: sync
+
+
+=== TEST 2: tokens in any case, among others, in several lines
+--- derp
+a: open
+a: request GET /derp HTTP/1.1 | upgrade: derp | connection: UPGRADE
+a: status 101
+b: open
+b: request GET /derp HTTP/1.1 | Upgrade: h2c, DERP | Connection: keep-alive,upgrade
+b: status 101
+c: open
+c: request GET /derp HTTP/1.1 | Connection: keep-alive | Upgrade: Derp | Connection: Upgrade
+c: status 101
+a b c: server-key
+a b c: login
+
+
+=== TEST 3: the WebSocket of very old clients, which is none
+--- derp
+a: open
+a: request GET /derp HTTP/1.1 | Upgrade: websocket | Connection: Upgrade
+a: status 101
+a: server-key
+a: login
+a: sync
+
+
+=== TEST 4: no upgrade
+--- derp
+a: open
+a: request GET /derp HTTP/1.1
+a: status 426
+a: request GET /derp HTTP/1.1 | Connection: Upgrade
+a: status 426
+a: request GET /derp HTTP/1.1 | Upgrade: DERP
+a: status 426
+a: request GET /derp HTTP/1.1 | Upgrade: h2c | Connection: Upgrade
+a: status 426
+a: request GET /derp HTTP/1.1 | Upgrade: DERPER | Connection: Upgrade
+a: status 426
+a: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: upgrades
+a: status 426
+
+
+=== TEST 5: after a refusal the connection is still good for an upgrade
+--- derp
+a: open
+a: request GET /derp HTTP/1.1
+a: status 426
+a: upgrade
+a: server-key
+a: login
+a: sync
+
+
+=== TEST 6: HTTP/1.0
+--- derp
+a: open
+a: request GET /derp HTTP/1.0 | Upgrade: DERP | Connection: Upgrade
+a: status [45]xx
+
+
+=== TEST 7: HTTP/2
+--- suppress_stderr
+--- http_config
+server {
+    listen 127.0.0.1:$TEST_NGINX_PORT_2 http2;
+    location /derp { derp main; }
+}
+--- derp
+a: open plain port=2
+a: h2-get /derp
+a: h2-status [45]xx
+b: open plain port=2
+b: h2-get /derp/probe
+b: h2-status 200
+
+
+=== TEST 8: methods other than GET
+--- derp
+a: open
+a: request POST /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+a: status [45]xx
+b: open
+b: request HEAD /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+b: status [45]xx
+c: open
+c: request OPTIONS /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+c: status [45]xx
+
+
+=== TEST 9: bodies
+--- derp
+a: open
+a: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Content-Length: 3 | | abc
+a: status [45]xx
+b: open
+b: hold
+b: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Transfer-Encoding: chunked
+b: raw "3\r\nabc\r\n0\r\n\r\n"
+b: flush
+b: status [45]xx
+c: open
+c: request POST /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Content-Length: 3 | | abc
+c: status [45]xx
+
+
+=== TEST 10: probes
+--- derp
+a: open
+a: request GET /derp/probe HTTP/1.1
+a: status 200
+a: header Access-Control-Allow-Origin: *
+a: body ""
+a: request HEAD /derp/probe HTTP/1.1
+a: status 200
+a: header Access-Control-Allow-Origin: *
+a: request GET /derp/latency-check?x=1 HTTP/1.1
+a: status 200
+a: header Access-Control-Allow-Origin: *
+a: body ""
+a: request HEAD /derp/latency-check HTTP/1.1
+a: status 200
+a: header Access-Control-Allow-Origin: *
+b: open
+b: request POST /derp/probe HTTP/1.1 | Content-Length: 3 | | abc
+b: status 405
+c: open
+c: request PUT /derp/latency-check HTTP/1.1 | Content-Length: 0
+c: status 405
+
+
+=== TEST 11: an upgrade of a probe, and nothing else below the location
+--- derp
+a: open
+a: request GET /derp/probe HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+a: status 200
+a: request GET /derp/other HTTP/1.1
+a: status 404
+a: request GET /derp/probe/ HTTP/1.1
+a: status 404
+a: request GET /derp/other HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+a: status 404
+
+
+=== TEST 12: arguments, and a rewritten request
+--- config
+rewrite ^/elsewhere$ /derp last;
+--- derp
+a: connect at=/derp?some=thing
+b: connect at=/elsewhere
+a: send b "hello"
+b: recv a "hello"
+
+
+=== TEST 13: other modules of nginx have their say before the upgrade
+--- derp_location
+if ($http_x_deny) { return 403; }
+deny ::1;
+allow all;
+--- derp
+a: open
+a: request GET /derp HTTP/1.1 | X-Deny: 1 | Upgrade: DERP | Connection: Upgrade
+a: status 403
+b: open v6
+b: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+b: status 403
+allow /access forbidden by rule/
+c: connect
+
+
+=== TEST 14: a client that does not wait for the 101
+--- derp
+b: connect
+a: open
+a: hold
+a: upgrade
+a: info
+a: send b "hello"
+a: ping "12345678"
+a: flush
+a: status 101
+a: header Derp-Version: 2
+a: server-key
+a: server-info
+a: pong "12345678"
+b: recv a "hello"
+
+
+=== TEST 15: fast start
+--- derp
+b: connect
+a: connect fast
+a: send b "hello"
+b: recv a "hello"
+b: send a "you too"
+a: recv b "you too"
+
+
+=== TEST 16: fast start, packets in the first flight
+--- derp
+b: connect
+a: open
+a: hold
+a: upgrade fast
+a: info
+a: send b "first"
+a: send b noise{65536}
+a: send b "last"
+a: flush
+a: server-key
+a: server-info
+b: recv a "first"
+b: recv a noise{65536}
+b: recv a "last"
+
+
+=== TEST 17: fast start without the ClientInfo
+--- derp
+a: open
+a: upgrade fast
+a: server-key
+a: login
+a: sync
+
+
+=== TEST 18: a header that nearly asks for a fast start
+--- derp
+a: open
+a: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 0
+a: status 101
+b: open
+b: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 11
+b: status 101
+
+
+=== TEST 19: the first flight, read byte by byte
+--- derp
+a: open
+a: hold
+a: upgrade
+a: info
+a: ping "12345678"
+a: flush by=1
+a: status 101
+a: server-key
+a: server-info
+a: pong "12345678"
+b: open
+b: hold
+b: upgrade fast
+b: info
+b: ping "12345678"
+b: flush by=7
+b: server-key
+b: server-info
+b: pong "12345678"
+
+
+=== TEST 20: a head that takes a large buffer, and bytes behind it
+--- derp
+b: connect
+a: open
+a: hold
+a: raw "GET /derp HTTP/1.1\r\nHost: localhost\r\nX: "+"x"{3000}
+a: raw "\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Fast-Start: 1\r\n\r\n"
+a: info
+a: send b noise{4000}
+a: flush
+a: server-key
+a: server-info
+b: recv a noise{4000}
+
+
+=== TEST 21: an upgrade behind other requests in one write
+--- derp
+a: open
+a: hold
+a: raw "GET /derp/probe HTTP/1.1\r\nHost: x\r\n\r\n"{3}
+a: upgrade
+a: info
+a: ping "12345678"
+a: flush
+a: status 200 for i=1..3
+a: status 101
+a: server-key
+a: server-info
+a: pong "12345678"
+
+
+=== TEST 22: the end of the client at any time
+--- derp
+a b c d e: open
+a: hold
+a: upgrade
+a: close
+b: upgrade fast
+b: close
+c: upgrade
+c: reset
+d: upgrade
+d: server-key
+d: raw hex:0200
+d: reset
+e: upgrade
+e: info
+e: close
+f: connect
+f: sync
+
+
+=== TEST 23: the access log knows what a fast start was answered
+--- once
+--- derp
+a: connect fast at=/derp?fast
+a: sync
+file ../logs/access.log like /"GET /derp\?fast HTTP/1.1" 101 /
+b: connect at=/derp?slow
+b: sync
+file ../logs/access.log like /"GET /derp\?slow HTTP/1.1" 101 /
+
+
+=== TEST 24: a client that is not on its first choice of a node
+--- derp
+a: connect with="Ideal-Node: 1a"
+a: sync

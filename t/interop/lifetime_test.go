@@ -1,0 +1,182 @@
+package interop
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"tailscale.com/derp"
+	"tailscale.com/types/key"
+)
+
+// everyPair has each of the clients, which expect nothing else, send to each.
+func everyPair(t *testing.T, all ...*client) {
+	t.Helper()
+	for _, a := range all {
+		for _, b := range all {
+			fence(t, a, b)
+		}
+	}
+}
+
+// A reload cuts nobody and tells nobody: old generations relay on, with each
+// other and with the new.
+func TestReload(t *testing.T) {
+	oursOnly(t, "it knows no reload")
+	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
+		r := startNginx(t, options{workers: workers})
+		var all []*client
+		for generation := range 3 {
+			for i := range 2 {
+				name := fmt.Sprintf("%d.%d", generation, i)
+				all = append(all, connect(t, r, name, on(i), via(transports[i*2])))
+			}
+			everyPair(t, all...)
+			if generation < 2 {
+				r.reload(t)
+				everyPair(t, all...)
+			}
+		}
+		// An old generation's departures are told to the new, and back.
+		for _, leaver := range []int{0, 5} {
+			all[leaver].close()
+			for i, c := range all {
+				if i != 0 && i != leaver {
+					c.want(t, gone(all[leaver]))
+				}
+			}
+		}
+	})
+}
+
+// Watchers of all generations see the clients of all.
+func TestReloadWatch(t *testing.T) {
+	oursOnly(t, "it knows no reload")
+	r := startNginx(t, options{workers: 2, mesh: true})
+	w1 := connect(t, r, "w1", watching, on(0))
+	w1.want(t, present(w1, meshPeer))
+	c1 := connect(t, r, "c1", on(1))
+	w1.want(t, present(c1, regular))
+
+	r.reload(t)
+	w2 := connect(t, r, "w2", watching, on(0))
+	w1.want(t, present(w2, meshPeer))
+	w2.wantAll(t, present(w1, meshPeer), present(w2, meshPeer), present(c1, regular))
+	c2 := connect(t, r, "c2", on(1))
+	w1.want(t, present(c2, regular))
+	w2.want(t, present(c2, regular))
+	for _, c := range []*client{c1, c2} {
+		c.close()
+		w1.want(t, gone(c))
+		w2.want(t, gone(c))
+	}
+}
+
+// A worker's death takes its own clients along, who are known to be gone, and
+// hinders nobody else.
+func TestWorkerKilled(t *testing.T) {
+	oursOnly(t, "it is but one process")
+	forWorkers(t, []int{2, 4}, func(t *testing.T, workers int) {
+		r := startNginx(t, options{workers: workers, mesh: true})
+		w := connect(t, r, "w", watching, on(1))
+		w.want(t, present(w, meshPeer))
+		a, b, c := connect(t, r, "a", on(0)), connect(t, r, "b", on(1)), connect(t, r, "c", on(0))
+		w.wantAll(t, present(a, regular), present(b, regular), present(c, regular))
+		everyPair(t, a, b, c)
+
+		for range 2 { // the second is the replacement
+			r.killWorker(t, 0)
+			a.wantEnd(t)
+			c.wantEnd(t)
+			b.wantAll(t, gone(a), gone(c))
+			w.wantAll(t, gone(a), gone(c))
+			a, c = connect(t, r, "a", on(0)), connect(t, r, "c", on(0))
+			w.wantAll(t, present(a, regular), present(c, regular))
+			everyPair(t, a, b, c)
+		}
+	})
+}
+
+// A worker may die with duplicates of which others live.
+func TestWorkerKilledDuplicates(t *testing.T) {
+	oursOnly(t, "it is but one process")
+	r := startNginx(t, options{workers: 2})
+	s := connect(t, r, "s", on(1))
+	stays := connect(t, r, "stays", on(1))
+	priv := key.NewNode()
+	c1 := connect(t, r, "c1", as(priv), on(1))
+	fence(t, c1, s)
+	c2 := connect(t, r, "c2", as(priv), on(0))
+	fence(t, s, c2)
+	r.killWorker(t, 0)
+	c2.wantEnd(t)
+	reaches(t, s, c1)
+	c1.close()
+	s.want(t, gone(c1))
+	fence(t, s, stays)
+}
+
+// The operator's word on the relay's health is shown, and taken back.
+func TestHealth(t *testing.T) {
+	oursOnly(t, "it has no such word")
+	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
+		r := startNginx(t, options{workers: workers, inRelay: `derp_health "under repair";`})
+		sick := derp.HealthMessage{Problem: "under repair"}
+		c1 := connect(t, r, "c1", on(0))
+		c1.want(t, sick)
+
+		r.setRelayLines(t, "")
+		c1.want(t, derp.HealthMessage{})
+		c2 := connect(t, r, "c2", on(1))
+		everyPair(t, c1, c2)
+
+		r.setRelayLines(t, `derp_health "under repair";`)
+		c1.want(t, sick)
+		c2.want(t, sick)
+		c3 := connect(t, r, "c3", on(0))
+		c3.want(t, sick)
+		everyPair(t, c1, c2, c3)
+	})
+}
+
+func (r *relay) setRelayLines(t *testing.T, lines string) {
+	t.Helper()
+	r.opts.inRelay = lines
+	r.configure(t)
+	r.reload(t)
+}
+
+// Before it stops, the relay tells its clients when to come back, not all at
+// once, and lets them go.
+func TestRestarting(t *testing.T) {
+	oursOnly(t, "it just stops")
+	t.Parallel()
+	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
+		r := startNginx(t, options{workers: workers, inRelay: "derp_drain 2s;"})
+		var all []*client
+		for i := range 20 {
+			all = append(all, connect(t, r, fmt.Sprint(i), on(i)))
+		}
+		r.quit(t)
+		times := map[time.Duration]bool{}
+		for _, c := range all {
+			m, ok := c.next(t, "Restarting").(derp.ServerRestartingMessage)
+			if !ok {
+				t.Fatalf("%s received %s, want Restarting", c.name, describe(m))
+			}
+			if m.TryFor <= 0 || m.ReconnectIn > time.Minute {
+				t.Errorf("%s is to come back in %v, and to try for %v", c.name, m.ReconnectIn, m.TryFor)
+			}
+			times[m.ReconnectIn] = true
+		}
+		if len(times) < 2 {
+			t.Errorf("all clients are told the same: %v", times)
+		}
+		for _, c := range all {
+			c.wantEnd(t)
+		}
+		if err := r.proc.awaitExit(); err != nil {
+			t.Errorf("nginx without clients: %v", err)
+		}
+	})
+}

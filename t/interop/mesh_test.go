@@ -1,0 +1,258 @@
+package interop
+
+import (
+	"fmt"
+	"testing"
+
+	"tailscale.com/derp"
+	"tailscale.com/types/key"
+)
+
+// A region is our relay and derper, meshed both ways by cables.
+type region struct {
+	ours, theirs     *relay
+	toTheirs, toOurs *cable
+}
+
+func startRegion(t *testing.T, workers int) *region {
+	t.Helper()
+	oursAt, theirsAt := reserveAddr(t, tls4), reserveAddr(t, tls4)
+	g := &region{toTheirs: newCable(t, theirsAt), toOurs: newCable(t, oursAt)}
+	// Ours first: derper tries a link once and then again only after 5 s.
+	g.ours = startTarget(t, options{
+		name: "ours", workers: workers, at: oursAt, meshWith: []string{g.toTheirs.addr},
+	})
+	g.theirs = startDerper(t, options{
+		name: "theirs", at: theirsAt, meshWith: []string{g.toOurs.addr},
+	})
+	return g
+}
+
+// linkUp waits until packets cross between the two, both ways.
+func linkUp(t *testing.T, a, b *client) {
+	t.Helper()
+	reaches(t, a, b)
+	reaches(t, b, a)
+}
+
+// Packets cross between ours and derper, and so do arrivals and departures.
+func TestMesh(t *testing.T) {
+	t.Parallel()
+	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
+		t.Parallel()
+		g := startRegion(t, workers)
+		b := connect(t, g.theirs, "b")
+		for i := range workers {
+			a := connect(t, g.ours, fmt.Sprintf("a%d", i), on(i))
+			linkUp(t, a, b)
+			for _, size := range []int{0, 1, 1400, derp.MaxPacketSize} {
+				delivers(t, a, b, payload(uint64(size), size))
+				delivers(t, b, a, payload(uint64(size)+1, size))
+			}
+			a.close()
+			b.want(t, gone(a))
+			if i == 0 { // only so many are answered
+				b.send(t, a.key, discoPacket())
+				b.want(t, notHere(a.key))
+			}
+		}
+		a := connect(t, g.ours, "a", on(0))
+		linkUp(t, a, b)
+		b.close()
+		a.want(t, gone(b))
+		a.send(t, b.key, discoPacket())
+		a.want(t, notHere(b.key))
+	})
+}
+
+// Either relay lists its own clients, and the other as one of them.
+func TestMeshPresence(t *testing.T) {
+	t.Parallel()
+	g := startRegion(t, 2)
+	ourKey, theirKey := serverKey(t, g.ours), serverKey(t, g.theirs)
+	nameKey(ourKey, "our server")
+	nameKey(theirKey, "their server")
+	atOurs, w1 := watchLoop(t, g.ours, "at ours", 0)
+	atTheirs, w2 := watchLoop(t, g.theirs, "at theirs", 0)
+	a, b := connect(t, g.ours, "a", on(1)), connect(t, g.theirs, "b")
+	linkUp(t, a, b)
+	atOurs.wantExactly(t, w1, theirKey, a.key)
+	atTheirs.wantExactly(t, w2, ourKey, b.key)
+}
+
+// Many packets cross in order, both ways at once.
+func TestMeshOrder(t *testing.T) {
+	t.Parallel()
+	g := startRegion(t, 2)
+	out, back := newStream(t, 5000), newStream(t, 5000)
+	a, b := connect(t, g.ours, "a", on(0)), connect(t, g.theirs, "b")
+	linkUp(t, a, b)
+	a2 := connect(t, g.ours, "a2", on(1), handled(back.receive))
+	b2 := connect(t, g.theirs, "b2", handled(out.receive))
+	knows(t, a, g.theirs)
+	knows(t, b, g.ours)
+
+	done := make(chan error, 1)
+	go func() { done <- out.run(a, b2) }()
+	if err := back.run(b, a2); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A link is cut, and mended.  What the other link carries is not disturbed.
+func TestMeshCut(t *testing.T) {
+	t.Parallel()
+	g := startRegion(t, 2)
+	a, b := connect(t, g.ours, "a", on(0)), connect(t, g.theirs, "b")
+	a2 := connect(t, g.ours, "a2", on(1))
+	linkUp(t, a, b)
+	linkUp(t, a2, b)
+
+	g.toTheirs.cut()
+	a.want(t, gone(b))
+	a2.want(t, gone(b))
+	a.send(t, b.key, discoPacket())
+	a.want(t, notHere(b.key))
+	fence(t, b, a)
+	fence(t, b, a2)
+	g.toTheirs.mend(t)
+	linkUp(t, a, b)
+	linkUp(t, a2, b)
+
+	g.toOurs.cut()
+	b.wantAll(t, gone(a), gone(a2))
+	fence(t, a, b)
+	fence(t, a2, b)
+	g.toOurs.mend(t)
+	linkUp(t, a, b)
+	linkUp(t, a2, b)
+	b.close()
+	goneAgain(t, b, a, a2)
+}
+
+// goneAgain is a departure by those who have been told of one before, as derper
+// does not do.
+func goneAgain(t *testing.T, leaver *client, told ...*client) {
+	t.Helper()
+	if targetIsDerper {
+		return
+	}
+	for _, c := range told {
+		c.want(t, gone(leaver))
+	}
+}
+
+// derper dies and comes back.
+func TestMeshPeerKilled(t *testing.T) {
+	t.Parallel()
+	g := startRegion(t, 2)
+	priv := key.NewNode()
+	a, b := connect(t, g.ours, "a", on(1)), connect(t, g.theirs, "b", as(priv))
+	linkUp(t, a, b)
+	g.theirs.killDerper(t)
+	b.wantEnd(t)
+	a.want(t, gone(b))
+	a.send(t, b.key, discoPacket())
+	a.want(t, notHere(b.key))
+
+	g.theirs.launchDerper(t)
+	b = connect(t, g.theirs, "b", as(priv))
+	linkUp(t, a, b)
+	b.close()
+	goneAgain(t, b, a)
+}
+
+// The worker that has our link dies, and then the one that has derper's.
+func TestMeshOwnerKilled(t *testing.T) {
+	oursOnly(t, "it is but one process")
+	t.Parallel()
+	forWorkers(t, []int{2, 4}, func(t *testing.T, workers int) {
+		t.Parallel()
+		g := startRegion(t, workers)
+		b := connect(t, g.theirs, "b")
+		owner := g.ours.workerIndex(t, wantOneLink(t, g.ours, g.toTheirs.addr))
+		a := connect(t, g.ours, "a", on(owner+1))
+		linkUp(t, a, b)
+		g.ours.killWorker(t, owner)
+		linkUp(t, a, b)
+		a.pending() // it may have been told that b was gone for a while
+		wantOneLink(t, g.ours, g.toTheirs.addr)
+		b.close()
+		a.want(t, gone(b))
+		a.send(t, b.key, discoPacket())
+		a.want(t, notHere(b.key))
+	})
+}
+
+// Across a reload of ours the region stays whole, for old clients and new.
+func TestMeshReload(t *testing.T) {
+	oursOnly(t, "it knows no reload")
+	t.Parallel()
+	g := startRegion(t, 2)
+	before, b := connect(t, g.ours, "before", on(0)), connect(t, g.theirs, "b")
+	linkUp(t, before, b)
+	g.ours.reload(t)
+	after := connect(t, g.ours, "after", on(1))
+	linkUp(t, after, b)
+	linkUp(t, before, b)
+	wantOneLink(t, g.ours, g.toTheirs.addr)
+	before.pending()
+	after.pending()
+	b.close()
+	before.want(t, gone(b))
+	after.want(t, gone(b))
+}
+
+// derper and two of ours, each linked to both others.
+func TestRing(t *testing.T) {
+	t.Parallel()
+	at := []string{reserveAddr(t, tls4), reserveAddr(t, tls4), reserveAddr(t, tls4)}
+	n1 := startTarget(t, options{name: "n1", workers: 2, at: at[0], meshWith: []string{at[1], at[2]}})
+	n2 := startTarget(t, options{name: "n2", workers: 2, at: at[1], meshWith: []string{at[0], at[2]}})
+	d := startDerper(t, options{name: "derper", at: at[2], meshWith: []string{at[0], at[1]}})
+
+	x, y, z := connect(t, d, "x"), connect(t, n1, "y", on(0)), connect(t, n2, "z", on(1))
+	linkUp(t, x, y)
+	linkUp(t, y, z)
+	linkUp(t, z, x)
+	everyPair(t, x, y, z)
+	ringMove(t, n1, n2, x, y)
+
+	z.close()
+	x.want(t, gone(z))
+	y.want(t, gone(z))
+	y.close()
+	x.want(t, gone(y))
+}
+
+// ringMove has one key at two relays: it leaves when it has left both, and is
+// reached where it is first found, at home before anywhere else.
+func ringMove(t *testing.T, n1, n2 *relay, x, y *client) {
+	t.Helper()
+	priv := key.NewNode()
+	u1 := connect(t, n1, "u", as(priv), on(1))
+	linkUp(t, x, u1)
+	linkUp(t, y, u1)
+	u2 := connect(t, n2, "u", as(priv), on(0))
+	knows(t, x, n2)
+	fence(t, x, u1)
+	fence(t, y, u1)
+	u1.close()
+	reaches(t, x, u2)
+	reaches(t, y, u2)
+	u2.close()
+	x.want(t, gone(u2))
+	y.want(t, gone(u2))
+}
+
+// knows waits until a client's relay knows who is at another relay by now: all
+// who came there before the one that it reaches.
+func knows(t *testing.T, c *client, other *relay) {
+	t.Helper()
+	last := connect(t, other, "last")
+	defer last.close()
+	reaches(t, c, last)
+}

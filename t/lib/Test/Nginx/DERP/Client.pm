@@ -1,0 +1,196 @@
+package Test::Nginx::DERP::Client;
+
+# One connection: a socket, plain or TLS, that never blocks, with what has come
+# in and what is still to go out.  It knows how to open, move bytes and end; what
+# the bytes mean is the conversation's.
+
+use v5.36;
+
+use Errno qw( EAGAIN EWOULDBLOCK EINTR );
+use IO::Socket::IP;
+use IO::Socket::SSL;
+use Socket qw( IPPROTO_TCP SOCK_STREAM SOL_SOCKET SO_LINGER SO_RCVBUF
+               TCP_NODELAY );
+
+use constant READ_SIZE => 1 << 17;
+
+# Counts whatever changes which sockets are to be read and written, so that this
+# is found out anew only then.
+our $Changes = 0;
+
+
+sub new ($class, $name) {
+    my $self = bless { name => $name }, $class;
+
+    $self->clear;
+
+    return $self;
+}
+
+
+sub clear ($self) {
+    delete @$self{qw( sock tls worker response seen )};
+
+    @$self{qw( in out held frames )} = ('', '', undef, []);
+    @$self{qw( eof deaf blocked logged_in path )} = (0, 0, 0, 0, '/derp');
+    $Changes++;
+}
+
+
+# host, port, tls (true or false), rcvbuf, timeout
+
+sub open ($self, %to) {
+    $self->clear;
+
+    my $sock = IO::Socket::IP->new(
+        PeerHost => $to{host}, PeerPort => $to{port}, Type => SOCK_STREAM,
+        Timeout => $to{timeout},
+
+        # before the connection is made, for the window that is announced
+        $to{rcvbuf}
+            ? (Sockopts => [ [ SOL_SOCKET, SO_RCVBUF, pack 'i', $to{rcvbuf} ] ])
+            : (),
+    ) or die "cannot connect to $to{host} port $to{port}: $@\n";
+
+    $sock->setsockopt(IPPROTO_TCP, TCP_NODELAY, 1);
+    $sock->blocking(1);
+
+    $self->{tls} = !!$to{tls};
+    $self->{sock} = $sock;
+    $self->handshake($to{timeout}, $to{alpn}) if $to{tls};
+    $sock->blocking(0);
+    $Changes++;
+}
+
+
+sub handshake ($self, $timeout, $alpn) {
+    IO::Socket::SSL->start_SSL(
+        $self->{sock}, SSL_reuse_ctx => context($alpn // ''),
+        SSL_hostname => 'localhost', Timeout => $timeout,
+    ) or die "the TLS handshake failed: $SSL_ERROR\n";
+}
+
+
+# Made once: a new one takes longer than all else of a connection.
+
+sub context ($alpn) {
+    state %context;
+
+    return $context{$alpn} //= IO::Socket::SSL::SSL_Context->new(
+        SSL_verify_mode => SSL_VERIFY_NONE,
+        length $alpn ? (SSL_alpn_protocols => [$alpn]) : (),
+    ) // die "no TLS context: $SSL_ERROR\n";
+}
+
+
+sub is_open ($self) { defined $self->{sock} }
+
+sub local_address ($self) {
+    return ($self->{sock}->sockhost, $self->{sock}->sockport);
+}
+
+sub local_port ($self) { $self->{sock}->sockport }
+
+sub wants_read ($self) { $self->{sock} && !$self->{eof} && !$self->{deaf} }
+
+sub wants_write ($self) { $self->{sock} && $self->{blocked} }
+
+sub set ($self, $flag, $value) {
+    return if $self->{$flag} == $value;
+
+    $self->{$flag} = $value;
+    $Changes++;
+}
+
+
+# Bytes go out at once, or wait together with others while held.
+
+sub write ($self, $bytes) {
+    die "$self->{name} is not connected\n" if !$self->{sock};
+
+    if (defined $self->{held}) {
+        $self->{held} .= $bytes;
+
+    } else {
+        $self->{out} .= $bytes;
+        $self->flush;
+    }
+}
+
+
+sub flush ($self) {
+    while (length $self->{out}) {
+        forget_errors();
+
+        my $n = $self->{sock}->syswrite($self->{out});
+
+        if (defined $n) {
+            substr $self->{out}, 0, $n, '';
+            next;
+        }
+
+        return $self->set(blocked => 1) if $self->again;
+
+        # the other side has gone: reading will tell
+        $self->{out} = '';
+    }
+
+    $self->set(blocked => 0);
+}
+
+
+sub fill ($self) {
+    while ($self->wants_read) {
+        forget_errors();
+
+        my $n = $self->{sock}->sysread($self->{in}, READ_SIZE,
+                                       length $self->{in});
+        next if $n;
+        return if !defined $n && $self->again;
+
+        $self->set(eof => 1);
+    }
+}
+
+
+# OpenSSL has one queue of errors for all connections, and takes one left by
+# another for one of this.
+
+sub forget_errors () { Net::SSLeay::ERR_clear_error() }
+
+
+sub again ($self) {
+    return $SSL_ERROR == SSL_WANT_READ || $SSL_ERROR == SSL_WANT_WRITE
+        if $self->{tls} && $!{EWOULDBLOCK};
+
+    return $!{EAGAIN} || $!{EWOULDBLOCK} || $!{EINTR};
+}
+
+
+sub close ($self) {
+    my $sock = delete $self->{sock} // return;
+
+    $sock->close;
+    $Changes++;
+}
+
+
+# The connection ends with a RST.
+
+sub reset ($self) {
+    my $sock = $self->{sock} // return;
+
+    $sock->setsockopt(SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0);
+
+    return $self->close if !$self->{tls};
+
+    # without TLS's own goodbye
+    delete $self->{sock};
+    $sock->close(SSL_no_shutdown => 1);
+    $Changes++;
+}
+
+
+sub shutdown ($self) { CORE::shutdown $self->{sock}, 1 }
+
+1;

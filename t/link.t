@@ -1,0 +1,385 @@
+# Links of the mesh, between two relays in one nginx.
+
+use lib 't/lib';
+use Test::Nginx::DERP;
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: packets cross in both directions
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b
+b: reach a
+a: send b "hello"
+b: recv a "hello"
+b: send a noise{65536}
+a: recv b noise{65536}
+a: send b ""
+b: recv a ""
+a: stream b 500 size=1400
+b: stream a 500 size=1400
+a b: nothing
+
+
+=== TEST 2: who leaves the region is told across the link
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+c: connect worker=1 at=/other
+a: reach b
+b: reach a
+b: reach c
+b: close
+a: gone b
+c: gone b
+a: send b "hello"
+a: nothing
+
+
+=== TEST 3: who is unknown there is not here
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b
+a: send nobody disco
+a: gone nobody not-here
+
+
+=== TEST 4: local beats remote
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b1: connect key=b worker=2 at=/other
+a: reach b1
+b1: reach a
+b2: connect key=b worker=2
+a: send b "here"
+b2: recv a "here"
+b1: nothing
+b2: close
+a: reach b1
+b1: close
+a: gone b
+
+
+=== TEST 5: a packet crosses one link at most
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+m: connect mesh worker=1
+b: connect worker=2 at=/other
+a: reach b
+m: forward far b "too far"
+m: forward far a "near"
+a: recv far "near"
+a: send b "directly"
+b: recv a "directly"
+b: nothing
+
+
+=== TEST 6: a link that is cut takes away what came by it, and comes again
+--- transport: plain
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+w: connect mesh worker=2 at=/other
+a: reach b
+b: reach a
+allow /has lost its link|mesh peer/
+w: close-peer server
+a: gone b
+log /\[\w+\].*derp_relay "main" has lost its link to/
+a: reach b
+b: reach a
+
+
+=== TEST 7: the worker that has a link dies
+--- transport: plain
+--- workers: 2 4
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b
+allow /has lost its link|mesh peer/
+kill worker of a
+a: ends
+a: connect worker=1
+a: reach b
+b: reach a
+
+
+=== TEST 8: a reload hands the links over
+--- transport: plain
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b
+b: reach a
+allow /has lost its link|mesh peer/
+reload
+a: reach b
+b: reach a
+c: connect worker=1
+d: connect worker=2 at=/other
+c: reach d
+d: reach c
+c: reach b
+d: reach a
+
+
+=== TEST 9: a relay leaves itself out
+--- transport: plain
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp
+          http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+w: connect mesh worker=1
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b
+b: reach a
+w: watch
+w: pick present a
+w: pick present w
+a: nothing
+
+
+=== TEST 10: TLS, the certificate verified
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with https://127.0.0.1:$TEST_NGINX_TLS_PORT/other;
+mesh_ssl_trusted_certificate cert.pem;
+mesh_ssl_name localhost;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+    mesh_with https://[::1]:$TEST_NGINX_TLS_PORT/derp;
+    mesh_ssl_verify off;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b
+b: reach a
+a: stream b 200 size=1400
+b: stream a 200 size=1400
+
+
+=== TEST 11: TLS, a certificate that nobody trusts
+--- once
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with https://127.0.0.1:$TEST_NGINX_TLS_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+}
+--- config
+location /other { derp other; }
+--- derp
+allow /certificate|mesh peer/
+log /\[error\].*certificate verify error/
+a: connect
+b: connect at=/other
+a: send b "hello"
+a b: nothing
+
+
+=== TEST 12: TLS, a certificate of another name
+--- once
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with https://127.0.0.1:$TEST_NGINX_TLS_PORT/other;
+mesh_ssl_trusted_certificate cert.pem;
+mesh_ssl_name derp.example.com;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    derp_drain 0;
+    mesh_key_file mesh.key;
+}
+--- config
+location /other { derp other; }
+--- derp
+allow /certificate|mesh peer/
+log /\[error\].*certificate does not match "derp.example.com"/
+a: connect
+b: connect at=/other
+a: send b "hello"
+a b: nothing
+
+
+=== TEST 13: a peer with another mesh key
+--- once
+--- fresh
+--- derp_relay
+derp_drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    mesh_key_file theirs.key;
+}
+--- config
+location /other { derp other; }
+--- conf_files
+>>> theirs.key 0600
+fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210
+--- derp
+allow /has lost its link|mesh peer/
+log /client sent WatchConns .*without the mesh key.*"other"/
+a: connect
+b: connect at=/other
+a: send b "hello"
+a b: nothing

@@ -1,0 +1,116 @@
+# What an operator tells the clients: Health, Restarting.
+
+use lib 't/lib';
+use Test::Nginx::DERP;
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: health is told at the login
+--- derp_relay
+derp_health "the disk is full";
+--- derp
+a: connect
+a: health "the disk is full"
+a: nothing
+
+
+=== TEST 2: cleared when a reload takes it away
+--- derp_relay
+derp_health "the disk is full";
+--- derp_relay_2
+--- derp
+a: connect worker=1
+b: connect worker=2
+a b: health "the disk is full"
+reload
+a b: health ""
+c: connect worker=1
+c: nothing
+
+
+=== TEST 3: told when a reload brings it
+--- derp_relay_2
+derp_health "the disk is full";
+--- derp
+a: connect
+reload
+a: health "the disk is full"
+b: connect worker=1
+b: health "the disk is full"
+a b: nothing
+
+
+=== TEST 4: a reload tells nobody of a restart
+--- derp_relay
+derp_drain 1s;
+--- derp
+a: connect
+reload
+b: connect worker=1
+a: send b "hello"
+b: recv a "hello"
+a: nothing
+
+
+=== TEST 5: quit tells all, then lets them go
+--- derp_relay
+derp_drain 300ms;
+--- derp
+a: connect worker=1
+b: connect worker=2
+quit
+a b: restarting
+a b: closed
+exit
+
+
+=== TEST 6: quit with many, spread over the time of the drain
+--- workers: 2
+--- derp_relay
+derp_drain 1s;
+--- derp
+a$i: connect worker=$i for i=1..20
+quit
+a$i: restarting for i=1..20
+a$i: closed for i=1..20
+exit
+
+
+=== TEST 7: those of an old generation are told too
+--- derp_relay
+derp_drain 300ms;
+--- derp
+a: connect
+reload
+b: connect worker=1
+quit
+a b: restarting
+a b: closed
+exit
+
+
+=== TEST 8: no time to drain
+--- derp_relay
+derp_drain 0;
+--- derp
+a: connect worker=1
+b: connect worker=2
+quit
+a b: restarting
+a b: closed
+exit
+
+
+=== TEST 9: as said for all relays, but for one
+--- http_config
+derp_health "all are ill";
+derp_relay other { zone 16m; key_file other.key; derp_health "but one"; }
+--- config
+location /other { derp other; }
+--- derp
+a: connect
+b: connect at=/other
+a: health "all are ill"
+b: health "but one"

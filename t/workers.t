@@ -1,0 +1,190 @@
+# Workers that die, and workers that hang: what is theirs is lost, nothing else.
+
+use lib 't/lib';
+use Test::Nginx::DERP;
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: a worker dies
+--- derp
+a: connect worker=1
+b: connect worker=1
+c: connect worker=2
+a: send b "hello"
+b: recv a "hello"
+kill worker of a
+a b: ends
+a: connect worker=2
+b: connect worker=3
+a: stream b 300
+b: stream a 300
+
+
+=== TEST 2: a worker dies, the others go on
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b: connect worker=2
+c: connect worker=2
+a: stream b 100
+kill worker of a
+a: ends
+b: stream c 300
+b: send a "gone"
+b: sync
+a: connect worker=1
+b: stream a 300
+a: stream c 300
+
+
+=== TEST 3: a worker of the old generation dies
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b: connect worker=2
+reload
+c: connect worker=1
+kill worker of a
+a: ends
+b: stream c 300
+c: stream b 300
+
+
+=== TEST 4: a worker dies with much on its way to it
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b: connect worker=2
+c: connect worker=2
+b: burst a 1000 size=1400
+kill worker of a
+a: ends
+b: sync
+b: stream c 100
+a: connect worker=1
+c: stream a 100
+
+
+=== TEST 5: a worker dies while others log in
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b: connect worker=2
+c: open worker=a
+c: upgrade
+c: server-key
+d: open worker=b
+d: upgrade
+d: server-key
+kill worker of a
+a c: ends
+d: login
+b: send d "hello"
+d: recv b "hello"
+
+
+=== TEST 6: a worker that hangs holds nobody up
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b: connect worker=2
+c: connect worker=1
+freeze worker of b
+a: send b "before"
+a: burst b 3000 size=1400
+c: stream a 300
+a: stream c 300
+a: sync
+log /\[warn\].*takes no packets/
+thaw worker of b
+b: recv a "before"
+b: sync
+a: send b "after"
+b: pick recv a "after"
+a: stream c 300
+
+
+=== TEST 7: a worker that hangs while clients of it leave
+--- workers: 2 4
+--- derp
+a c: connect worker=1
+b d: connect worker=2
+b: send a "hello"
+a: recv b "hello"
+freeze worker of d
+b: close
+a: nothing
+c: send a "hello"
+a: recv c "hello"
+thaw worker of d
+a: gone b
+
+
+=== TEST 8: a worker that hangs, and is killed
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b: connect worker=2
+c: connect worker=1
+b: send a "hello"
+a: recv b "hello"
+freeze worker of b
+a: burst b 3000 size=1400
+kill worker of b
+a: gone b
+b: ends
+a: stream c 300
+b: connect worker=2
+a: stream b 300
+b: stream a 300
+
+
+=== TEST 9: a worker that hung is told afterwards who has left
+--- workers: 2
+--- transport: plain
+--- connections: 3000
+--- derp_relay
+zone 4m;
+--- derp
+a: connect worker=1
+b: connect worker=2
+c: connect worker=1
+a: send b "hello"
+b: recv a "hello"
+c: send b "hello"
+b: recv c "hello"
+x$i: connect worker=c for i=1..1500
+freeze worker of b
+a: close
+x$i: close for i=1..1500
+c: sync
+thaw worker of b
+b: gone a
+b: nothing via c
+
+
+=== TEST 10: a watcher whose worker hung for too long is to begin afresh
+--- workers: 2
+--- transport: plain
+--- connections: 3000
+--- derp_relay
+zone 4m;
+mesh_key_file mesh.key;
+--- derp
+w: connect mesh worker=2
+w: watch
+c: connect worker=1
+x$i: connect worker=c for i=1..1500
+w: sees w c x{1..1500}
+allow /\[error\].*watcher has fallen behind/
+freeze worker of w
+x$i: close for i=1..1500
+c: sync
+thaw worker of w
+w: ends
+w: connect mesh worker=2
+w: watch
+w: sees w c
+w: nothing
