@@ -90,7 +90,7 @@ fails
 location /other { derp other; }
 --- nginx_t
 fails
-/\[emerg\].*"other"/
+/\[emerg\] unknown derp_relay "other" in .*nginx\.conf:\d+, define it/
 
 
 === TEST 11: a relay that comes after the server
@@ -213,41 +213,69 @@ fails
 
 === TEST 25: a notice that is too long
 --- derp_relay eval
-'derp_health "' . 'x' x 1001 . '";'
+'health "' . 'x' x 1001 . '";'
 --- nginx_t
 fails
-/\[emerg\].*derp_health/
+/\[emerg\] "health" directive must be at most 1000 bytes in /
 
 
-=== TEST 26: too little memory
+=== TEST 26: too little memory for blocked clients
 --- derp_relay
-derp_memory 1m;
+buffers 1m;
 --- nginx_t
 fails
-/\[emerg\].*derp_memory/
+/\[emerg\] "buffers" directive must be at least 16m in /
 
 
 === TEST 27: no time
 --- derp_relay
-derp_drain soon;
+drain soon;
 --- nginx_t
 fails
-/\[emerg\].*derp_drain.*invalid/
+/\[emerg\] "drain" directive invalid value in /
 
 
-=== TEST 28: for all relays, or for one
---- http_config
-derp_drain 1s;
-derp_health "all are ill";
-derp_handshake_timeout 5s;
-derp_write_timeout 1s;
-derp_memory 32m;
+=== TEST 28: no time to log in
 --- derp_relay
-derp_drain 0;
-derp_health "";
-derp_handshake_timeout 6s;
-derp_write_timeout 0;
-derp_memory 64m;
+handshake_timeout 0;
+--- nginx_t
+fails
+/\[emerg\] "handshake_timeout" directive must be at least 1ms in /
+
+
+=== TEST 29: no keep-alives
+--- derp_relay
+keepalive 0;
+--- nginx_t
+fails
+/\[emerg\] "keepalive" directive must be at least 1ms, and at most 110s, /
+
+
+=== TEST 30: keep-alives that come too late for clients
+--- derp_relay
+keepalive 2m;
+--- nginx_t
+fails
+/\[emerg\] "keepalive" directive must be at least 1ms, and at most 110s, /
+
+
+=== TEST 31: all that can be set
+--- derp_relay
+handshake_timeout 6s;
+keepalive 30s;
+write_timeout 0;
+buffers 64m;
+drain 0;
+health "";
 --- nginx_t
 ok
 ! /\[(?:warn|error|emerg|alert|crit)\]/
+
+
+=== TEST 32: all of it once
+--- derp_relay
+write_timeout 1s;
+write_timeout 1s;
+--- nginx_t
+fails
+/\[emerg\] "write_timeout" directive is duplicate in /

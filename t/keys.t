@@ -110,13 +110,15 @@ fails
 /\[emerg\].*derp\.key/
 
 
-=== TEST 10: no JSON
+=== TEST 10: no JSON, but a key alone
 --- conf_files
 >>> derp.key 0600
 privkey:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f
---- nginx_t
-fails
-/\[emerg\].*derp\.key/
+--- derp
+a: open
+a: upgrade
+a: header Derp-Public-Key: 8f40c5adb68f25624ae5b214ea767a6ec94d829d3d7b5e1ad1ba6f3e2138285f
+file derp.key like /^privkey:0001/
 
 
 === TEST 11: no key in it

@@ -10,14 +10,14 @@ __DATA__
 === TEST 1: packets cross in both directions
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -42,14 +42,14 @@ a b: nothing
 === TEST 2: who leaves the region is told across the link
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -72,14 +72,14 @@ a: nothing
 === TEST 3: who is unknown there is not here
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -96,14 +96,14 @@ a: gone nobody not-here
 === TEST 4: local beats remote
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -127,14 +127,14 @@ a: gone b
 === TEST 5: a packet crosses one link at most
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -157,14 +157,14 @@ b: nothing
 --- transport: plain
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -189,14 +189,14 @@ b: reach a
 --- workers: 2 4
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -218,14 +218,14 @@ b: reach a
 --- transport: plain
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -252,7 +252,7 @@ d: reach a
 --- transport: plain
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp
           http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
@@ -260,7 +260,7 @@ mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
 }
@@ -281,7 +281,7 @@ a: nothing
 === TEST 10: TLS, the certificate verified
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with https://127.0.0.1:$TEST_NGINX_TLS_PORT/other;
 mesh_ssl_trusted_certificate cert.pem;
@@ -290,7 +290,7 @@ mesh_ssl_name localhost;
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
     mesh_with https://[::1]:$TEST_NGINX_TLS_PORT/derp;
     mesh_ssl_verify off;
@@ -310,14 +310,14 @@ b: stream a 200 size=1400
 --- once
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with https://127.0.0.1:$TEST_NGINX_TLS_PORT/other;
 --- http_config
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
 }
 --- config
@@ -335,7 +335,7 @@ a b: nothing
 --- once
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with https://127.0.0.1:$TEST_NGINX_TLS_PORT/other;
 mesh_ssl_trusted_certificate cert.pem;
@@ -344,7 +344,7 @@ mesh_ssl_name derp.example.com;
 derp_relay other {
     zone 32m;
     key_file other.key;
-    derp_drain 0;
+    drain 0;
     mesh_key_file mesh.key;
 }
 --- config
@@ -362,7 +362,7 @@ a b: nothing
 --- once
 --- fresh
 --- derp_relay
-derp_drain 0;
+drain 0;
 mesh_key_file mesh.key;
 mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
 --- http_config

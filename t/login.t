@@ -282,7 +282,7 @@ a: recv good "again"
 
 === TEST 19: a login that takes too long
 --- derp_relay
-derp_handshake_timeout 200ms;
+handshake_timeout 200ms;
 --- derp
 good: connect
 a b c: open

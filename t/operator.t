@@ -9,7 +9,7 @@ __DATA__
 
 === TEST 1: health is told at the login
 --- derp_relay
-derp_health "the disk is full";
+health "the disk is full";
 --- derp
 a: connect
 a: health "the disk is full"
@@ -18,7 +18,7 @@ a: nothing
 
 === TEST 2: cleared when a reload takes it away
 --- derp_relay
-derp_health "the disk is full";
+health "the disk is full";
 --- derp_relay_2
 --- derp
 a: connect worker=1
@@ -32,7 +32,7 @@ c: nothing
 
 === TEST 3: told when a reload brings it
 --- derp_relay_2
-derp_health "the disk is full";
+health "the disk is full";
 --- derp
 a: connect
 reload
@@ -44,7 +44,7 @@ a b: nothing
 
 === TEST 4: a reload tells nobody of a restart
 --- derp_relay
-derp_drain 1s;
+drain 1s;
 --- derp
 a: connect
 reload
@@ -56,7 +56,7 @@ a: nothing
 
 === TEST 5: quit tells all, then lets them go
 --- derp_relay
-derp_drain 300ms;
+drain 300ms;
 --- derp
 a: connect worker=1
 b: connect worker=2
@@ -69,7 +69,7 @@ exit
 === TEST 6: quit with many, spread over the time of the drain
 --- workers: 2
 --- derp_relay
-derp_drain 1s;
+drain 1s;
 --- derp
 a$i: connect worker=$i for i=1..20
 quit
@@ -80,7 +80,7 @@ exit
 
 === TEST 7: those of an old generation are told too
 --- derp_relay
-derp_drain 300ms;
+drain 300ms;
 --- derp
 a: connect
 reload
@@ -93,7 +93,7 @@ exit
 
 === TEST 8: no time to drain
 --- derp_relay
-derp_drain 0;
+drain 0;
 --- derp
 a: connect worker=1
 b: connect worker=2
@@ -103,14 +103,15 @@ a b: closed
 exit
 
 
-=== TEST 9: as said for all relays, but for one
+=== TEST 9: each relay has its own
+--- derp_relay
+health "this one is ill";
 --- http_config
-derp_health "all are ill";
-derp_relay other { zone 16m; key_file other.key; derp_health "but one"; }
+derp_relay other { zone 16m; key_file other.key; health "that one"; }
 --- config
 location /other { derp other; }
 --- derp
 a: connect
 b: connect at=/other
-a: health "all are ill"
-b: health "but one"
+a: health "this one is ill"
+b: health "that one"

@@ -347,7 +347,7 @@ b: stream a 500 size=1400
 
 === TEST 28: a client that takes nothing is closed
 --- derp_relay
-derp_write_timeout 300ms;
+write_timeout 300ms;
 --- derp
 a: connect worker=1
 b: connect worker=2 rcvbuf=4096

@@ -63,22 +63,21 @@ ngx_http_derp_handler(ngx_http_request_t *r)
         return NGX_HTTP_NOT_FOUND;
     }
 
+    if (ngx_http_derp_asked(r) != NGX_HTTP_DERP_RAW) {
+        return ngx_http_derp_refuse(r);
+    }
+
     if (r->method != NGX_HTTP_GET) {
         return ngx_http_derp_not_allowed(r, "GET");
     }
 
     /* neither 1.0, which has no upgrade, nor what comes in frames itself */
 
-    if (r->http_version != NGX_HTTP_VERSION_11) {
-        return NGX_HTTP_VERSION_NOT_SUPPORTED;
-    }
-
-    if (r->headers_in.content_length_n > 0 || r->headers_in.chunked) {
+    if (r->http_version != NGX_HTTP_VERSION_11
+        || r->headers_in.content_length_n > 0
+        || r->headers_in.chunked)
+    {
         return NGX_HTTP_BAD_REQUEST;
-    }
-
-    if (ngx_http_derp_asked(r) != NGX_HTTP_DERP_RAW) {
-        return ngx_http_derp_refuse(r);
     }
 
     /* a worker that found no slot has no part in any relay */
@@ -274,8 +273,11 @@ ngx_http_derp_refuse(ngx_http_request_t *r)
     ngx_str_t                 type;
     ngx_http_complex_value_t  cv;
 
-    if (ngx_http_derp_add_header(r, "Upgrade", (u_char *) "DERP", 4)
-        != NGX_OK)
+    /* RFC 9113, 8.2.2: from HTTP/2 on there is no such header */
+
+    if (r->http_version < NGX_HTTP_VERSION_20
+        && ngx_http_derp_add_header(r, "Upgrade", (u_char *) "DERP", 4)
+           != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }

@@ -36,41 +36,6 @@ static ngx_command_t  ngx_http_derp_commands[] = {
       0,
       NULL },
 
-    { ngx_string("derp_health"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_str_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_http_derp_main_conf_t, settings.health),
-      NULL },
-
-    { ngx_string("derp_drain"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_http_derp_main_conf_t, settings.drain),
-      NULL },
-
-    { ngx_string("derp_handshake_timeout"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_http_derp_main_conf_t, settings.handshake_timeout),
-      NULL },
-
-    { ngx_string("derp_write_timeout"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_http_derp_main_conf_t, settings.write_timeout),
-      NULL },
-
-    { ngx_string("derp_memory"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_size_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_http_derp_main_conf_t, settings.memory),
-      NULL },
-
       ngx_null_command
 };
 
@@ -116,8 +81,6 @@ ngx_http_derp_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
-    ngx_http_derp_settings_create(&dmcf->settings);
-
     if (ngx_array_init(&dmcf->relays, cf->pool, 1,
                        sizeof(ngx_http_derp_relay_conf_t *))
         != NGX_OK)
@@ -140,9 +103,7 @@ ngx_http_derp_init_main_conf(ngx_conf_t *cf, void *conf)
     rcfp = dmcf->relays.elts;
 
     for (i = 0; i < dmcf->relays.nelts; i++) {
-        if (ngx_http_derp_relay_init(cf, &dmcf->settings, rcfp[i])
-            != NGX_CONF_OK)
-        {
+        if (ngx_http_derp_relay_init(cf, rcfp[i]) != NGX_CONF_OK) {
             return NGX_CONF_ERROR;
         }
     }

@@ -20,20 +20,6 @@
 #define NGX_DERP_RELAY_CONF  0x02000000
 
 
-/*
- * What can be set for all relays, at the level of http {}, and for one, in its
- * block.
- */
-
-typedef struct {
-    ngx_str_t             health;
-    ngx_msec_t            drain;
-    ngx_msec_t            handshake_timeout;
-    ngx_msec_t            write_timeout;
-    size_t                memory;
-} ngx_http_derp_settings_t;
-
-
 /* a derp_relay {} block, and what the relay is made of it */
 
 typedef struct {
@@ -42,8 +28,6 @@ typedef struct {
     /* where it was named first, for what can be said only at the end */
     u_char               *file_name;
     ngx_uint_t            line;
-
-    ngx_http_derp_settings_t  settings;
 
     ssize_t               size;
     ngx_str_t             key_file;
@@ -54,8 +38,6 @@ typedef struct {
 
 
 typedef struct {
-    ngx_http_derp_settings_t  settings;
-
     ngx_array_t           relays;       /* of ngx_http_derp_relay_conf_t * */
 } ngx_http_derp_main_conf_t;
 
@@ -79,14 +61,12 @@ ngx_http_derp_relay_conf_t *ngx_http_derp_relay(ngx_conf_t *cf,
 /* The handler of derp_relay {}. */
 char *ngx_http_derp_relay_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
-void ngx_http_derp_settings_create(ngx_http_derp_settings_t *settings);
-
 /*
- * What is known of a relay once all is read: its settings, and whether it is
- * defined at all.  NGX_CONF_ERROR with a line in the log.
+ * What is known of a relay once all is read: what was not set, and whether it
+ * is defined at all.  NGX_CONF_ERROR with a line in the log.
  */
 char *ngx_http_derp_relay_init(ngx_conf_t *cf,
-    ngx_http_derp_settings_t *defaults, ngx_http_derp_relay_conf_t *rcf);
+    ngx_http_derp_relay_conf_t *rcf);
 
 /* The handlers of mesh_with and mesh_ssl_... in the block. */
 char *ngx_http_derp_mesh_with(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);

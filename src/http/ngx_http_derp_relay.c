@@ -13,14 +13,25 @@
 /* derpserver's privilegedWriteTimeout */
 #define NGX_HTTP_DERP_MESH_WRITE_TIMEOUT  30000
 
+/* with the jitter that is still less than the clients' derp.readLimit */
+#define NGX_HTTP_DERP_KEEPALIVE_MAX       110000
+
 /* a few blocked clients with all that they may hold */
-#define NGX_HTTP_DERP_MEMORY_MIN          (16 * 1024 * 1024)
+#define NGX_HTTP_DERP_BUFFERS_MIN         (16 * 1024 * 1024)
 
 
 static char *ngx_http_derp_relay_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_derp_relay_file(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_derp_relay_check_handshake(ngx_conf_t *cf, void *post,
+    void *data);
+static char *ngx_http_derp_relay_check_keepalive(ngx_conf_t *cf, void *post,
+    void *data);
+static char *ngx_http_derp_relay_check_buffers(ngx_conf_t *cf, void *post,
+    void *data);
+static char *ngx_http_derp_relay_check_health(ngx_conf_t *cf, void *post,
+    void *data);
 static ngx_int_t ngx_http_derp_relay_add_zone(ngx_conf_t *cf,
     ngx_http_derp_relay_conf_t *rcf);
 static ngx_int_t ngx_http_derp_relay_same_size(ngx_conf_t *cf,
@@ -32,6 +43,23 @@ static ngx_int_t ngx_http_derp_relay_create_zone(ngx_derp_relay_t *relay,
 static ngx_int_t ngx_http_derp_relay_read_keys(ngx_conf_t *cf,
     ngx_http_derp_relay_conf_t *rcf);
 static void ngx_http_derp_relay_cleanup(void *data);
+
+
+static ngx_conf_post_t  ngx_http_derp_handshake_post = {
+    ngx_http_derp_relay_check_handshake
+};
+
+static ngx_conf_post_t  ngx_http_derp_keepalive_post = {
+    ngx_http_derp_relay_check_keepalive
+};
+
+static ngx_conf_post_t  ngx_http_derp_buffers_post = {
+    ngx_http_derp_relay_check_buffers
+};
+
+static ngx_conf_post_t  ngx_http_derp_health_post = {
+    ngx_http_derp_relay_check_health
+};
 
 
 static ngx_command_t  ngx_derp_relay_commands[] = {
@@ -92,40 +120,47 @@ static ngx_command_t  ngx_derp_relay_commands[] = {
       0,
       NULL },
 
-    { ngx_string("derp_health"),
-      NGX_DERP_RELAY_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_str_slot,
-      0,
-      offsetof(ngx_http_derp_relay_conf_t, settings.health),
-      NULL },
-
-    { ngx_string("derp_drain"),
+    { ngx_string("handshake_timeout"),
       NGX_DERP_RELAY_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_msec_slot,
       0,
-      offsetof(ngx_http_derp_relay_conf_t, settings.drain),
-      NULL },
+      offsetof(ngx_http_derp_relay_conf_t, relay.handshake_timeout),
+      &ngx_http_derp_handshake_post },
 
-    { ngx_string("derp_handshake_timeout"),
+    { ngx_string("keepalive"),
       NGX_DERP_RELAY_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_msec_slot,
       0,
-      offsetof(ngx_http_derp_relay_conf_t, settings.handshake_timeout),
-      NULL },
+      offsetof(ngx_http_derp_relay_conf_t, relay.keepalive),
+      &ngx_http_derp_keepalive_post },
 
-    { ngx_string("derp_write_timeout"),
+    { ngx_string("write_timeout"),
       NGX_DERP_RELAY_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_msec_slot,
       0,
-      offsetof(ngx_http_derp_relay_conf_t, settings.write_timeout),
+      offsetof(ngx_http_derp_relay_conf_t, relay.write_timeout),
       NULL },
 
-    { ngx_string("derp_memory"),
+    { ngx_string("buffers"),
       NGX_DERP_RELAY_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_size_slot,
       0,
-      offsetof(ngx_http_derp_relay_conf_t, settings.memory),
+      offsetof(ngx_http_derp_relay_conf_t, relay.buffers),
+      &ngx_http_derp_buffers_post },
+
+    { ngx_string("drain"),
+      NGX_DERP_RELAY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      0,
+      offsetof(ngx_http_derp_relay_conf_t, relay.drain),
       NULL },
+
+    { ngx_string("health"),
+      NGX_DERP_RELAY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      0,
+      offsetof(ngx_http_derp_relay_conf_t, relay.health),
+      &ngx_http_derp_health_post },
 
       ngx_null_command
 };
@@ -255,7 +290,11 @@ ngx_http_derp_relay(ngx_conf_t *cf, ngx_str_t *name)
     rcf->relay.name = *name;
     rcf->relay.close = ngx_http_close_connection;
 
-    ngx_http_derp_settings_create(&rcf->settings);
+    rcf->relay.handshake_timeout = NGX_CONF_UNSET_MSEC;
+    rcf->relay.keepalive = NGX_CONF_UNSET_MSEC;
+    rcf->relay.write_timeout = NGX_CONF_UNSET_MSEC;
+    rcf->relay.buffers = NGX_CONF_UNSET_SIZE;
+    rcf->relay.drain = NGX_CONF_UNSET_MSEC;
 
     rcf->file_name = cf->conf_file->file.name.data;
     rcf->line = cf->conf_file->line;
@@ -271,64 +310,29 @@ ngx_http_derp_relay(ngx_conf_t *cf, ngx_str_t *name)
 }
 
 
-void
-ngx_http_derp_settings_create(ngx_http_derp_settings_t *settings)
-{
-    /* ngx_http_derp_settings_t.health is zeroed */
-
-    settings->drain = NGX_CONF_UNSET_MSEC;
-    settings->handshake_timeout = NGX_CONF_UNSET_MSEC;
-    settings->write_timeout = NGX_CONF_UNSET_MSEC;
-    settings->memory = NGX_CONF_UNSET_SIZE;
-}
-
-
 char *
-ngx_http_derp_relay_init(ngx_conf_t *cf, ngx_http_derp_settings_t *prev,
-    ngx_http_derp_relay_conf_t *rcf)
+ngx_http_derp_relay_init(ngx_conf_t *cf, ngx_http_derp_relay_conf_t *rcf)
 {
-    ngx_core_conf_t           *ccf;
-    ngx_derp_relay_t          *relay;
-    ngx_http_derp_settings_t  *conf;
+    ngx_core_conf_t   *ccf;
+    ngx_derp_relay_t  *relay;
 
     relay = &rcf->relay;
-    conf = &rcf->settings;
 
     if (!rcf->defined) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "unknown derp_relay \"%V\" in %s:%ui",
+                      "unknown derp_relay \"%V\" in %s:%ui, "
+                      "define it in \"http\"",
                       &relay->name, rcf->file_name, rcf->line);
         return NGX_CONF_ERROR;
     }
 
-    ngx_conf_merge_str_value(conf->health, prev->health, "");
-    ngx_conf_merge_msec_value(conf->drain, prev->drain, 3000);
-    ngx_conf_merge_msec_value(conf->handshake_timeout,
-                              prev->handshake_timeout, 10000);
-    ngx_conf_merge_msec_value(conf->write_timeout, prev->write_timeout, 2000);
-    ngx_conf_merge_size_value(conf->memory, prev->memory, 256 * 1024 * 1024);
+    ngx_conf_init_msec_value(relay->handshake_timeout, 10000);
+    ngx_conf_init_msec_value(relay->keepalive, 60000);
+    ngx_conf_init_msec_value(relay->write_timeout, 2000);
+    ngx_conf_init_size_value(relay->buffers, 64 * 1024 * 1024);
+    ngx_conf_init_msec_value(relay->drain, 10000);
 
-    if (conf->health.len > NGX_DERP_NOTICE_MAX) {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"derp_health\" of derp_relay \"%V\" is longer than "
-                      "%d bytes", &relay->name, NGX_DERP_NOTICE_MAX);
-        return NGX_CONF_ERROR;
-    }
-
-    if (conf->memory < NGX_HTTP_DERP_MEMORY_MIN) {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"derp_memory\" of derp_relay \"%V\" is too small, "
-                      "the minimum is %dm", &relay->name,
-                      NGX_HTTP_DERP_MEMORY_MIN / 1024 / 1024);
-        return NGX_CONF_ERROR;
-    }
-
-    relay->health = conf->health;
-    relay->drain = conf->drain;
-    relay->handshake_timeout = conf->handshake_timeout;
-    relay->write_timeout = conf->write_timeout;
     relay->mesh_write_timeout = NGX_HTTP_DERP_MESH_WRITE_TIMEOUT;
-    relay->memory = conf->memory;
 
     ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
                                            ngx_core_module);
@@ -337,6 +341,49 @@ ngx_http_derp_relay_init(ngx_conf_t *cf, ngx_http_derp_settings_t *prev,
                      ? 1 : ccf->worker_processes;
 
     return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_derp_relay_check_handshake(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_msec_t  *timeout = data;
+
+    return *timeout ? NGX_CONF_OK : "must be at least 1ms";
+}
+
+
+static char *
+ngx_http_derp_relay_check_keepalive(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_msec_t  *keepalive = data;
+
+    if (*keepalive == 0 || *keepalive > NGX_HTTP_DERP_KEEPALIVE_MAX) {
+        return "must be at least 1ms, and at most 110s, "
+               "since clients close after 120s without a frame";
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_derp_relay_check_buffers(ngx_conf_t *cf, void *post, void *data)
+{
+    size_t  *buffers = data;
+
+    return *buffers < NGX_HTTP_DERP_BUFFERS_MIN ? "must be at least 16m"
+                                                : NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_derp_relay_check_health(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_str_t  *health = data;
+
+    return health->len > NGX_DERP_NOTICE_MAX ? "must be at most 1000 bytes"
+                                             : NGX_CONF_OK;
 }
 
 

@@ -11,9 +11,8 @@
 #include "ngx_derp_worker.h"
 
 
-/* derp.KeepAlive and derpserver's jitter, in milliseconds */
-#define NGX_DERP_KEEPALIVE         60000
-#define NGX_DERP_KEEPALIVE_JITTER  5000
+/* the part of it that the time to a keep-alive may be longer: 5 s of 60 */
+#define NGX_DERP_KEEPALIVE_JITTER  12
 
 /* a client that changes its home so soon only tells what it is */
 #define NGX_DERP_SETTLED           5000
@@ -219,16 +218,19 @@ ngx_derp_client_timer(ngx_derp_session_t *s)
 static void
 ngx_derp_client_keepalive(ngx_derp_session_t *s)
 {
+    ngx_msec_t    keepalive;
     ngx_event_t  *rev;
 
     rev = s->connection->read;
+    keepalive = s->relay->keepalive;
 
     if (rev->timer_set) {
         ngx_del_timer(rev);
     }
 
-    ngx_add_timer(rev, NGX_DERP_KEEPALIVE
-                       + ngx_random() % NGX_DERP_KEEPALIVE_JITTER);
+    ngx_add_timer(rev, keepalive
+                       + ngx_random()
+                         % (keepalive / NGX_DERP_KEEPALIVE_JITTER + 1));
 }
 
 

@@ -251,7 +251,7 @@ ngx_derp_exchange_wait(ngx_derp_session_t *s, ngx_derp_outlet_t *outlet,
 
     /* what a waiting session has read is held meanwhile */
 
-    if (ngx_derp_worker.held > s->relay->memory) {
+    if (ngx_derp_worker.held > s->relay->buffers) {
         return NGX_DECLINED;
     }
 

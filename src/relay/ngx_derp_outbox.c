@@ -171,7 +171,7 @@ ngx_derp_outbox_queue(ngx_derp_session_t *s, size_t len, ngx_uint_t kind,
 
         /* where the worker's memory ends, a queue grows no more */
 
-        while (ngx_derp_worker.queued + len > s->relay->memory) {
+        while (ngx_derp_worker.queued + len > s->relay->buffers) {
 
             if (!ngx_derp_outbox_drop_oldest(s, kind)) {
                 ngx_derp_count_drop(&s->relay->region, NGX_DERP_DROP_MEMORY,
@@ -465,7 +465,7 @@ ngx_derp_outbox_hold(ngx_derp_session_t *s)
     ngx_derp_worker.queued += ngx_derp_buf_size(out->buf);
     out->held = 1;
 
-    if (ngx_derp_worker.queued > s->relay->memory) {
+    if (ngx_derp_worker.queued > s->relay->buffers) {
         ngx_derp_session_fail(s, "too much memory is in use");
         return 0;
     }

@@ -38,10 +38,11 @@ struct ngx_derp_relay_s {
     u_char                  mesh_key[NGX_DERP_KEY_LEN];
 
     ngx_msec_t              handshake_timeout;
+    ngx_msec_t              keepalive;
     ngx_msec_t              write_timeout;
     ngx_msec_t              mesh_write_timeout;
     ngx_msec_t              drain;
-    size_t                  memory;     /* for blocked clients, a worker */
+    size_t                  buffers;    /* for blocked clients, a worker */
 
     ngx_uint_t              workers;    /* as many as are configured */
     ngx_uint_t              meshed;     /* there is a mesh key */

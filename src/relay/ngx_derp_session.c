@@ -459,7 +459,7 @@ ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p, size_t len)
 
     /* where memory ends, who has not gone on for longest makes room */
 
-    while (ngx_derp_worker.held > s->relay->memory) {
+    while (ngx_derp_worker.held > s->relay->buffers) {
         q = ngx_queue_head(&ngx_derp_worker.holding);
         buf = ngx_queue_data(q, ngx_derp_buf_t, queue);
         other = buf->owner;

@@ -34,6 +34,8 @@ static ngx_int_t ngx_derp_json_can_ack_pings(json_t *value, void *data);
 static ngx_int_t ngx_derp_json_prober(json_t *value, void *data);
 static ngx_int_t ngx_derp_json_app_name(json_t *value, void *data);
 static ngx_int_t ngx_derp_json_private_key(json_t *value, void *data);
+static ngx_int_t ngx_derp_json_privkey(u_char *key, const char *s,
+    size_t len);
 
 
 static ngx_derp_json_field_t  ngx_derp_client_info_fields[] = {
@@ -79,16 +81,21 @@ ngx_derp_client_info_json(u_char *p, u_char *mesh_key)
 ngx_int_t
 ngx_derp_key_file_parse(u_char *key, u_char *data, size_t len, char **error)
 {
+    while (len && isspace(data[len - 1])) {
+        len--;
+    }
+
     ngx_memzero(key, NGX_DERP_KEY_LEN);
 
-    if (ngx_derp_json_read(ngx_derp_key_file_fields, data, len, key, error)
-        != NGX_OK)
+    if (ngx_derp_json_privkey(key, (char *) data, len) != NGX_OK
+        && ngx_derp_json_read(ngx_derp_key_file_fields, data, len, key, error)
+           != NGX_OK)
     {
         return NGX_ERROR;
     }
 
     if (ngx_derp_key_is_zero(key)) {
-        *error = "there is no \"PrivateKey\"";
+        *error = "there is no \"PrivateKey\", or it is zero";
         return NGX_ERROR;
     }
 
@@ -244,16 +251,24 @@ ngx_derp_json_private_key(json_t *value, void *data)
 {
     u_char  *key = data;
 
-    size_t       len;
-    const char  *s;
+    return ngx_derp_json_privkey(key, json_string_value(value),
+                                 json_string_length(value));
+}
 
-    len = sizeof(NGX_DERP_PRIVKEY_PREFIX) - 1;
-    s = json_string_value(value);
 
-    if (s == NULL || ngx_strncmp(s, NGX_DERP_PRIVKEY_PREFIX, len) != 0) {
+static ngx_int_t
+ngx_derp_json_privkey(u_char *key, const char *s, size_t len)
+{
+    size_t  n;
+
+    n = sizeof(NGX_DERP_PRIVKEY_PREFIX) - 1;
+
+    if (s == NULL
+        || len < n
+        || ngx_strncmp(s, NGX_DERP_PRIVKEY_PREFIX, n) != 0)
+    {
         return NGX_ERROR;
     }
 
-    return ngx_derp_key_parse(key, (u_char *) s + len,
-                              json_string_length(value) - len);
+    return ngx_derp_key_parse(key, (u_char *) s + n, len - n);
 }

@@ -42,9 +42,10 @@ ngx_int_t ngx_derp_client_info_parse(ngx_derp_client_info_t *info,
 u_char *ngx_derp_client_info_json(u_char *p, u_char *mesh_key);
 
 /*
- * Reads derper's configuration, {"PrivateKey":"privkey:<64 hex digits>"}.
- * NGX_ERROR with *error, a constant string, if it is not that.  data and key
- * are secrets, and the caller's to wipe.
+ * Reads derper's configuration, {"PrivateKey":"privkey:<64 hex digits>"}, or
+ * that string alone, as key.NodePrivate.MarshalText() writes it.  NGX_ERROR
+ * with *error, a constant string, if it is neither.  data and key are secrets,
+ * and the caller's to wipe.
  */
 ngx_int_t ngx_derp_key_file_parse(u_char *key, u_char *data, size_t len,
     char **error);

@@ -55,7 +55,7 @@ func (f *flood) end() {
 	f.busy.Wait()
 }
 
-// memoryBound is derp_memory here, and what a worker needs besides.
+// memoryBound is buffers here, and what a worker needs besides.
 const (
 	memoryBound = "16m"
 	memorySlack = 24 << 10 // KiB
@@ -82,11 +82,11 @@ func memoryOf(t *testing.T, s *server) map[int]int {
 	return all
 }
 
-// Clients that never read are closed after derp_write_timeout, and cost no more
-// than derp_memory until then; the others notice nothing.
+// Clients that never read are closed after write_timeout, and cost no more
+// than buffers until then; the others notice nothing.
 func TestNeverReading(t *testing.T) {
 	f := rounds(t, 1, 3, 3)
-	s := start(t, conf{workers: 2, inRelay: "derp_memory " + memoryBound + ";"})
+	s := start(t, conf{workers: 2, inRelay: "buffers " + memoryBound + ";"})
 	tr := newTraffic(t, s, 40, 50*time.Millisecond)
 	before, most, closed := memoryOf(t, s), 0, 0
 	for f.more() {
@@ -118,10 +118,10 @@ func TestNeverReading(t *testing.T) {
 		closed, most, tr.delivered.Load())
 }
 
-// Clients that read a byte a second cost no more than derp_memory.
+// Clients that read a byte a second cost no more than buffers.
 func TestByteASecond(t *testing.T) {
 	f := rounds(t, 1, 2, 1)
-	s := start(t, conf{workers: 2, inRelay: "derp_memory " + memoryBound + ";"})
+	s := start(t, conf{workers: 2, inRelay: "buffers " + memoryBound + ";"})
 	tr := newTraffic(t, s, 40, 50*time.Millisecond)
 	before, most := memoryOf(t, s), 0
 	var slow []*raw
@@ -154,7 +154,7 @@ func TestByteASecond(t *testing.T) {
 func TestHalfFrames(t *testing.T) {
 	const n = 200
 	f := rounds(t, 1, 1, 2)
-	s := start(t, conf{workers: 2, connections: 8192, inRelay: "derp_handshake_timeout 2s;"})
+	s := start(t, conf{workers: 2, connections: 8192, inRelay: "handshake_timeout 2s;"})
 	tr := newTraffic(t, s, 40, 50*time.Millisecond)
 	before := memoryOf(t, s)
 	most := 0
@@ -224,7 +224,7 @@ func TestNeverLoggingIn(t *testing.T) {
 	f := rounds(t, 1, 1, 1)
 	s := start(t, conf{workers: 2, connections: 16000,
 		inMain: "worker_rlimit_nofile 20000;",
-		inHTTP: "client_header_timeout 15s;", inRelay: "derp_handshake_timeout 10s;"})
+		inHTTP: "client_header_timeout 15s;", inRelay: "handshake_timeout 10s;"})
 	tr := newTraffic(t, s, 40, 50*time.Millisecond)
 	before := memoryOf(t, s)
 	fds := map[int]int{}

@@ -120,7 +120,7 @@ func TestWorkerKilledDuplicates(t *testing.T) {
 func TestHealth(t *testing.T) {
 	oursOnly(t, "it has no such word")
 	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
-		r := startNginx(t, options{workers: workers, inRelay: `derp_health "under repair";`})
+		r := startNginx(t, options{workers: workers, inRelay: `health "under repair";`})
 		sick := derp.HealthMessage{Problem: "under repair"}
 		c1 := connect(t, r, "c1", on(0))
 		c1.want(t, sick)
@@ -130,7 +130,7 @@ func TestHealth(t *testing.T) {
 		c2 := connect(t, r, "c2", on(1))
 		everyPair(t, c1, c2)
 
-		r.setRelayLines(t, `derp_health "under repair";`)
+		r.setRelayLines(t, `health "under repair";`)
 		c1.want(t, sick)
 		c2.want(t, sick)
 		c3 := connect(t, r, "c3", on(0))
@@ -152,7 +152,7 @@ func TestRestarting(t *testing.T) {
 	oursOnly(t, "it just stops")
 	t.Parallel()
 	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
-		r := startNginx(t, options{workers: workers, inRelay: "derp_drain 2s;"})
+		r := startNginx(t, options{workers: workers, inRelay: "drain 2s;"})
 		var all []*client
 		for i := range 20 {
 			all = append(all, connect(t, r, fmt.Sprint(i), on(i)))

@@ -14,7 +14,7 @@ import (
 // for these is a test skipped, and aloud, where nginx does not know them.
 var comingDirectives = []string{
 	"mesh_key_file", "mesh_with", "mesh_ssl_trusted_certificate",
-	"mesh_ssl_verify", "mesh_ssl_name", "derp_health", "derp_drain",
+	"mesh_ssl_verify", "mesh_ssl_name", "health", "drain",
 }
 
 var (
