@@ -1,6 +1,10 @@
 # "make help" lists the targets and the variables.
 
 SHELL = /bin/bash
+.SHELLFLAGS = -o pipefail -ec
+
+# nginx takes it for sockets that it is to inherit.
+unexport NGINX
 
 NGINX_SRC ?=
 STATIC    ?=
@@ -25,7 +29,13 @@ SOAK ?= 30m
 BUILD_DEPS = gcc libc6-dev libssl-dev libpcre2-dev zlib1g-dev \
 	libsodium-dev libjansson-dev
 
-TEST_DEPS  = perl libffi-platypus-perl libio-socket-ssl-perl openssl
+TEST_DEPS  = perl openssl libffi-platypus-perl libio-socket-ssl-perl \
+	libtest-base-perl libtest-longstring-perl libtext-diff-perl liburi-perl \
+	libwww-perl libhttp-message-perl liblist-moreutils-perl libipc-run-perl
+
+# The versions of nginx whose sources .ci/fetch knows to get.
+
+FETCHED = 1.22.1 1.26.3 1.28.3
 
 ifeq ($(NGINX_SRC),)
 
@@ -47,7 +57,8 @@ else
 
 # A tree of nginx's sources: nginx is built along with the module.
 
-TREE         = $(abspath $(patsubst newest,build/source/newest,$(NGINX_SRC)))
+FETCH        = $(filter $(FETCHED),$(NGINX_SRC))
+TREE         = $(abspath $(if $(FETCH),build/source/nginx-)$(NGINX_SRC))
 OUT          = build/$(notdir $(TREE))$(if $(STATIC),-static)$(if $(FAULTS),-faults)
 WORK         = $(OUT)
 GOALS        = binary $(if $(STATIC),,modules)
@@ -74,7 +85,7 @@ MODELS = TREE=$(TREE) OBJS=$(CURDIR)/$(WORK)/objs OUT=$(CURDIR)/build/model \
 # What nginx does all over is let be: loads without alignment, offsets from NULL.
 
 SANITIZE  = -fsanitize=address,undefined
-SANITIZED = NGINX_SRC=newest STATIC=1 FAULTS= OUT=build/check WORK=build/check \
+SANITIZED = NGINX_SRC=1.26.3 STATIC=1 FAULTS= OUT=build/check WORK=build/check \
 	LD_OPT='$(SANITIZE)' \
 	CC_OPT='-g -O1 -fno-omit-frame-pointer -DNGX_DEBUG_PALLOC=1 $(SANITIZE) \
 		-fno-sanitize=alignment,pointer-overflow,nonnull-attribute \
@@ -91,25 +102,32 @@ endef
 export CONFIGURE NGINX_BINARY DERP_MODULE TESTS HTTPS_PORT HTTP_PORT WORKERS
 
 
-.PHONY: build run test chaos soak bench plot model fuzz check analyze deps \
+.PHONY: build run test matrix chaos soak bench plot model fuzz check analyze deps \
 	clean help FORCE
 .DELETE_ON_ERROR:
 
 build: $(WORK)/objs/Makefile ## Build the module (the default)
-	$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) \
+	@$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) \
 		--no-print-directory -C $(WORK) -f objs/Makefile $(GOALS)
 	install $(if $(NGINX_SRC),$(WORK)/objs/nginx) \
 		$(if $(STATIC),,$(WORK)/objs/*.so) $(OUT)
+	@printf '%s\n' $(if $(DERP_MODULE),'load_module $(DERP_MODULE);') \
+		'pid $(CURDIR)/$(WORK)/load.pid;' 'events { }' > $(WORK)/load.conf
+	$(NGINX_BINARY) -t -q -e stderr -p $(CURDIR)/$(WORK) -c load.conf
 
-run: deps ## Build and start a relay in the foreground
-	@.ci/install openssl
+run: ## Build and start a relay in the foreground
+	@.ci/install $(BUILD_DEPS) openssl
 	@$(MAKE) --no-print-directory build
 	@.ci/serve
 
-test: deps ## Build and run all tests
-	@.ci/install $(TEST_DEPS)
+test: ## Build and run all tests
+	@.ci/install $(BUILD_DEPS) $(TEST_DEPS)
 	@$(MAKE) --no-print-directory build
 	@.ci/test
+
+matrix: ## Build for several versions of nginx, run all tests with each
+	@.ci/install $(BUILD_DEPS) $(TEST_DEPS)
+	@.ci/matrix $(FETCHED)
 
 chaos: deps ## Build and try what an operator fears, a little of each
 	@.ci/install openssl iproute2 util-linux
@@ -167,9 +185,10 @@ help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile \
 		| while read -r t text; do printf '  %-12s %s\n' "$$t" "$$text"; done
 	@echo "Variables:"
-	@echo "  NGINX_SRC    nginx's sources to build with; \"newest\": those Debian has"
-	@echo "               (unset: the distribution's nginx)"
+	@echo "  NGINX_SRC    a directory with nginx's sources to build with; a version of"
+	@echo "               $(FETCHED) is fetched (unset: the distribution's nginx)"
 	@echo "  STATIC=1     link the module into that nginx"
+	@echo "  TESTS        for \"make test\": only these of t/*.t"
 	@echo "  CC_OPT       as nginx's --with-cc-opt; LD_OPT as --with-ld-opt"
 	@echo "  MODEL_SECS   how long each model runs: $(MODEL_SECS)"
 	@echo "  FUZZ_SECS    how long each target of \"make fuzz\" runs: $(FUZZ_SECS)"
@@ -207,8 +226,8 @@ build/bench/floor: t/bench/floor.c t/bench/frame.h
 
 
 $(TREE)/src/core/nginx.h:
-ifeq ($(NGINX_SRC),newest)
-	.ci/newest source nginx $(TREE)
+ifneq ($(FETCH),)
+	@.ci/fetch nginx $(NGINX_SRC) $(TREE)
 else
 	@echo 'no nginx sources in "$(TREE)":' >&2
 	@echo 'run "make deps", or name a tree with NGINX_SRC=dir' >&2

@@ -279,3 +279,62 @@ write_timeout 1s;
 --- nginx_t
 fails
 /\[emerg\] "write_timeout" directive is duplicate in /
+
+
+=== TEST 33: the status of an unknown relay
+--- config
+location /other { derp_status other; }
+--- nginx_t
+fails
+/\[emerg\] unknown derp_relay "other" in .*nginx\.conf:\d+, define it/
+
+
+=== TEST 34: derp_status twice in one location
+--- config
+location /twice { derp_status main; derp_status main; }
+--- nginx_t
+fails
+/\[emerg\] "derp_status" directive is duplicate in /
+
+
+=== TEST 35: derp_status beside derp
+--- derp_location
+derp_status main;
+--- nginx_t
+fails
+/\[emerg\] "derp_status" directive is in the location of "derp", give each a location of its own in .*nginx\.conf:\d+/
+
+
+=== TEST 36: derp beside derp_status
+--- config
+location /both { derp_status main; derp main; }
+--- nginx_t
+fails
+/\[emerg\] "derp" directive is in the location of "derp_status", give each a location of its own in .*nginx\.conf:\d+/
+
+
+=== TEST 37: derp_status without a name
+--- config
+location /none { derp_status; }
+--- nginx_t
+fails
+/\[emerg\] invalid number of arguments in "derp_status" directive in /
+
+
+=== TEST 38: derp_status outside of a location
+--- config
+derp_status main;
+--- nginx_t
+fails
+/\[emerg\] "derp_status" directive is not allowed here in /
+
+
+=== TEST 39: the status of a relay that comes after the server
+--- no_relay
+--- config
+location /status { derp_status main; }
+}
+derp_relay main { zone 4m; key_file derp.key; }
+server { listen 127.0.0.1:$TEST_NGINX_PORT_2;
+--- nginx_t
+ok

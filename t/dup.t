@@ -64,6 +64,7 @@ b1: connect key=b worker=1
 b2: connect key=b worker=2
 b$j: send a "$i $j" for i=1..5 j=1..2
 a: pick recv b "$i $j" for i=1..5 j=1..2
+a: nothing
 b1: sync
 a: send b "one"
 b1: recv a "one"
@@ -218,3 +219,71 @@ b5: sync
 a: send b "to the fifth"
 b5: recv a "to the fifth"
 b$i: nothing for i=1..12
+
+
+=== TEST 14: those that have not spoken: to have come later is to be used later
+--- derp
+a: connect worker=1
+b1: connect key=b worker=1
+b2: connect key=b worker=2
+b3: connect key=b worker=3
+c: connect worker=b3
+d: connect worker=b2
+b3: close
+c: settle
+a: send b "one"
+b2: recv a "one"
+b2: close
+d: settle
+a: send b "two"
+b1: recv a "two"
+
+
+=== TEST 15: a fight of three, and each is told what it received from
+--- derp
+a: connect worker=1
+c: connect worker=2
+b$i: connect key=b worker=$i for i=1..3
+a: send b "to the newest"
+b3: recv a "to the newest"
+b$j: sync for i=1..4 j=1..3
+b1: sync
+a: send b "to the first"
+b1: recv a "to the first"
+b2: sync
+c: send b "to the second"
+b2: recv c "to the second"
+a: close
+b3: gone a
+b1: gone a
+c: close
+b2: gone c
+b1 b2 b3: nothing
+
+
+=== TEST 16: it is there for watchers from its first to its last
+--- derp_relay
+mesh_key_file mesh.key;
+--- derp
+w: connect mesh worker=2
+w: watch
+w: present w flags=mesh
+b1: connect key=b worker=1
+w: present b from=b1
+b2: connect key=b worker=2
+b1: sync
+b2: sync
+x: connect worker=b1
+w: present x
+b1: close
+x: settle
+b3: connect key=b worker=3
+y: connect worker=b2
+w: present y
+b2: close
+y: settle
+b3: sync
+w: nothing
+b3: close
+w: gone b
+w: nothing

@@ -351,3 +351,92 @@ file ../logs/access.log like /"GET /derp\?slow HTTP/1.1" 101 /
 --- derp
 a: connect with="Ideal-Node: 1a"
 a: sync
+
+
+=== TEST 25: who starts fast is not answered, but closed
+--- once
+--- derp
+good: connect
+a b c d: open
+a: request POST /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 1
+a: closed
+b: request HEAD /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 1
+b: closed
+c: request GET /derp HTTP/1.0 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 1
+c: closed
+d: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 1 | Content-Length: 3 | | abc
+d: ends
+file ../logs/access.log like /(?:\n.* "(?:POST|HEAD|GET) .derp HTTP.1.[01]" 444 .*){4}/
+good: sync
+
+
+=== TEST 26: limit_conn counts for as long as there is the session
+--- http_config
+limit_conn_zone $arg_of zone=clients:1m;
+limit_conn_log_level notice;
+--- derp_location
+limit_conn clients 2;
+--- derp
+x: connect worker=1
+a: connect worker=1 at=/derp?of=one
+b: connect worker=2 at=/derp?of=one fast
+c: open worker=3
+c: request GET /derp?of=one HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+c: status 503
+d: connect at=/derp?of=two
+a: send b "hello"
+b: recv a "hello"
+c: open worker=3
+c: request GET /derp?of=one HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+c: status 503
+a: close
+x: sync
+x: sync
+b: gone a
+c: connect worker=2 at=/derp?of=one
+a: open worker=1
+a: request GET /derp?of=one HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+a: status 503
+c: send b "hello"
+b: recv c "hello"
+
+
+=== TEST 27: and what fails in the login counts no more
+--- http_config
+limit_conn_zone $arg_of zone=clients:1m;
+limit_conn_zone $server_name zone=all:1m;
+limit_conn_log_level notice;
+--- derp_location
+limit_conn clients 1;
+limit_conn all 2;
+--- derp
+x: connect worker=1
+a: open worker=1
+a: upgrade at=/derp?of=one
+a: server-key
+b: open worker=1
+b: request GET /derp?of=two HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+b: status 503
+a: info flip=-1
+a: closed
+x: sync
+x: sync
+b: connect worker=1 at=/derp?of=one
+
+
+=== TEST 28: subrequests are not upgraded
+--- config
+location = /mirrored { mirror /derp; empty_gif; }
+location = /asked { auth_request /derp; empty_gif; }
+--- derp
+a: open
+a: request GET /mirrored HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+a: status 200
+a: request GET /derp/probe HTTP/1.1
+a: status 200
+allow /auth request unexpected status: 426/
+b: open
+b: request GET /asked HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+b: status 500
+c: connect
+c: sync

@@ -117,11 +117,17 @@ b1: reach a
 b2: connect key=b worker=2
 a: send b "here"
 b2: recv a "here"
+b2: send a "from here"
+a: recv b "from here"
 b1: nothing
 b2: close
 a: reach b1
+a: nothing
+b1: send a "from there"
+a: recv b "from there"
 b1: close
 a: gone b
+a: nothing
 
 
 === TEST 5: a packet crosses one link at most

@@ -113,9 +113,15 @@ w1 w2 w3: nothing
 --- derp_relay
 mesh_key_file mesh.key;
 --- derp
-w: connect mesh
+good: connect
+w x: connect mesh
 w: frame watch_conns "x"
 w: closed
+x: frame watch_conns length=70000
+x: closed
+log /\[info\].*client sent WatchConns of 1 bytes .*key:w/
+log /\[info\].*client sent WatchConns of 70000 bytes .*key:x/
+good: sync
 
 
 === TEST 9: several connections of a key are one
@@ -197,6 +203,9 @@ x: frame close_peer noise{31}
 x: closed
 a: frame close_peer
 a: closed
+log /\[info\].*client sent ClosePeer of 33 bytes .*key:w/
+log /\[info\].*client sent ClosePeer of 31 bytes .*key:x/
+log /\[info\].*client sent ClosePeer of 0 bytes .*key:a/
 b: sync
 
 
@@ -236,6 +245,13 @@ m: frame forward_packet noise{63}
 m: closed
 n: forward far good noise{65537}
 n: ends
+o: connect mesh
+o: frame forward_packet noise{64} length=65601
+o: closed
+log /\[info\].*client sent ForwardPacket of 0 bytes .*key:l/
+log /\[info\].*client sent ForwardPacket of 63 bytes .*key:m/
+log /\[info\].*client sent ForwardPacket of 65601 bytes .*key:n/
+log /\[info\].*client sent ForwardPacket of 65601 bytes .*key:o/
 good: nothing
 
 
@@ -340,3 +356,28 @@ mesh_key_file nowhere.key;
 --- nginx_t
 fails
 /\[emerg\].*nowhere\.key/
+
+
+=== TEST 24: who watches twice is told all anew, and what has changed meanwhile
+--- workers: 2 4
+--- derp_relay
+mesh_key_file mesh.key;
+--- derp
+w: connect mesh worker=2
+a b c: connect worker=1
+w: watch
+w: sees w a b c
+freeze worker of w
+b: close
+c: sync
+c: sync
+w: watch
+thaw worker of w
+w: pick gone b
+w: pick present a
+w: pick present c
+w: pick present w
+w: nothing
+a: close
+w: gone a
+w: nothing

@@ -125,6 +125,8 @@ c: nothing
 
 
 === TEST 8: told though its packets still waited for a slow reader
+--- derp_relay
+write_timeout 5m;
 --- derp
 a: connect worker=1
 b: connect worker=2 rcvbuf=4096
@@ -215,8 +217,10 @@ a: nothing
 === TEST 15: each connection has its own allowance
 --- derp
 a b: connect
+a b: hold
 a: send nobody disco for i=1..5
 b: send nobody disco for i=1..5
+a b: flush
 a b: gone nobody not-here for i=1..3
 a b: nothing
 
@@ -251,3 +255,168 @@ a: gone b
 a: send b disco
 a: gone b not-here
 a: nothing
+
+
+=== TEST 18: it left and came again before the receiver's worker could tell
+--- workers: 2 4
+--- derp
+a1: connect key=a worker=1
+b: connect worker=2
+c: connect worker=1
+a2: open worker=1
+a1: send b "one"
+b: recv a "one"
+freeze worker of b
+a1: send b "two"
+a1: close
+c: sync
+c: sync
+a2: upgrade
+a2: server-key
+a2: login key=a
+a2: send b "three"
+a2: sync
+thaw worker of b
+b: recv a "two"
+b: gone a
+b: recv a "three"
+a2: send b "four"
+b: recv a "four"
+b: nothing
+a2: close
+b: gone a
+b: nothing
+
+
+=== TEST 19: in another worker, whose packets are taken first
+--- workers: 4
+--- derp
+c: connect worker=3
+b: connect worker=2
+c: send b "first"
+b: recv c "first"
+a1: connect key=a worker=1
+d: connect worker=1
+a2: open worker=3
+a1: send b "one"
+b: recv a "one"
+freeze worker of b
+a1: send b "two"
+a1: close
+d: sync
+d: sync
+a2: upgrade
+a2: server-key
+a2: login key=a
+a2: send b "three"
+a2: sync
+thaw worker of b
+b: recv a "two"
+b: gone a
+b: recv a "three"
+a2: close
+b: gone a
+b: nothing
+
+
+=== TEST 20: in the receiver's own worker
+--- workers: 2 4
+--- derp
+a1: connect key=a worker=1
+b: connect worker=2
+c: connect worker=1
+a2: open worker=b
+a2: upgrade
+a2: server-key
+a1: send b "one"
+b: recv a "one"
+freeze worker of b
+a1: send b "two"
+a1: close
+c: sync
+c: sync
+a2: hold
+a2: info key=a
+a2: send b "three"
+a2: flush
+thaw worker of b
+a2: server-info
+b: recv a "two"
+b: gone a
+b: recv a "three"
+a2: close
+b: gone a
+b: nothing
+
+
+=== TEST 21: it left, came again and left again
+--- workers: 2 4
+--- derp
+a1: connect key=a worker=1
+b: connect worker=2
+c: connect worker=1
+a2 a3 a4: open worker=1
+a1: send b "one"
+b: recv a "one"
+freeze worker of b
+a1: send b "two"
+a1: close
+c: sync
+c: sync
+a2: upgrade
+a2: server-key
+a2: login key=a
+a2: send b "three"
+a2: close
+c: sync
+c: sync
+a3: upgrade
+a3: server-key
+a3: login key=a
+a3: close
+c: sync
+c: sync
+a4: upgrade
+a4: server-key
+a4: login key=a
+thaw worker of b
+b: recv a "two"
+b: gone a
+b: recv a "three"
+b: gone a
+a4: close
+c: sync
+b: nothing via c
+
+
+=== TEST 22: not here is told of each key, the allowance is one
+--- derp
+a: connect
+a: hold
+a: send nobody disco
+a: send other disco
+a: send nobody disco
+a: send third disco
+a: flush
+a: gone nobody not-here
+a: gone other not-here
+a: gone nobody not-here
+a: nothing
+
+
+=== TEST 23: to have been sent to is nothing, nor to have been looked for
+--- derp
+a: connect worker=1
+b: connect worker=2
+c: connect worker=3
+b: send a "hello"
+a: recv b "hello"
+a: send b ""
+b: recv a ""
+c: send a disco
+a: recv c disco
+c: send b "last"
+b: recv c "last"
+a: close
+b: gone a
+c: nothing via b

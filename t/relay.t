@@ -79,6 +79,7 @@ a: frame send_packet
 a: closed
 b: frame send_packet noise{31}
 b: closed
+log /\[info\].*client sent SendPacket of 0 bytes .*key:a/
 log /\[info\].*client sent SendPacket of 31 bytes .*key:b/
 c: frame send_packet noise{32}
 c: sync
@@ -306,6 +307,8 @@ r: nothing
 
 
 === TEST 25: a receiver that is too slow loses the oldest, whole frames
+--- derp_relay
+write_timeout 5m;
 --- derp
 a: connect worker=1
 b: connect worker=2 rcvbuf=4096
@@ -321,6 +324,8 @@ a: nothing
 
 
 === TEST 26: disco packets and others do not drive each other out
+--- derp_relay
+write_timeout 5m;
 --- derp
 a: connect worker=1
 b: connect worker=2 rcvbuf=4096
@@ -399,3 +404,105 @@ a: burst b 200 size=60000
 b: burst a 200 size=60000
 a: ascending b 200 size=60000
 b: ascending a 200 size=60000
+
+
+=== TEST 32: what ends one connection ends no other of its key
+--- derp
+good: connect worker=1
+a1: connect key=a worker=1
+a2: connect key=a worker=2
+a1: ping "1234567"
+a1: closed
+log /\[info\].*client sent Ping of 7 bytes .*key:a/
+a2: sync
+good: send a "hello"
+a2: recv good "hello"
+
+
+=== TEST 33: what came before a breach is dealt with, and nothing behind it
+--- derp
+b: connect worker=2
+c: connect worker=1
+a: connect worker=1
+a: hold
+a: send b "before"
+a: frame note_preferred hex:0101
+a: send b "behind"
+a: flush
+a: closed
+b: recv a "before"
+b: gone a
+b: nothing via c
+
+
+=== TEST 34: Ping and NotePreferred in pieces, their length known before
+--- derp
+a b: connect
+a: frame ping "12345678" length=1000
+a: settle
+a: raw noise{992}
+a: pong "12345678"
+b: frame ping "12345678" length=1001
+b: closed
+log /\[info\].*client sent Ping of 1001 bytes .*key:b/
+
+
+=== TEST 35: large packets, whole, to one who reads late
+--- derp
+a: connect worker=1
+b: connect worker=1 rcvbuf=4096
+b: deaf
+a: burst b 200 size=65536
+a: sync
+a: ping "12345678"
+a: pong "12345678"
+b: hear
+b: ascending a 200 size=65536 lossy
+a: stream b 100 size=65536 window=8
+
+
+=== TEST 36: nothing is lost of what a queue holds, however it is cut
+--- derp
+a: connect worker=1
+b: connect worker=1 rcvbuf=4096
+c: connect worker=1
+b: deaf
+a: hold
+a: send b noise:$i{60000} for i=1..20
+a: send c "between"
+a: send b noise:$i{3000} for i=21..25
+a: send b disco:$i{1200} for i=1..30
+a: flush by=100000
+a: sync
+c: send b "from another"
+c: recv a "between"
+b: hear
+b: recv a noise:$i{60000} for i=1..20
+b: recv a noise:$i{3000} for i=21..25
+b: recv a disco:$i{1200} for i=1..30
+b: recv c "from another"
+
+
+=== TEST 37: where memory ends, it is those who hold most that lose
+--- workers: 1 2
+--- derp_relay
+buffers 16m;
+write_timeout 60s;
+--- derp
+a: connect worker=1
+small: connect worker=2 rcvbuf=4096
+big$i: connect worker=2 rcvbuf=4096 for i=1..9
+small: deaf
+a: burst small 3000 size=4000
+a: send small disco:1{1000}
+a: sync
+big$i: deaf for i=1..9
+a: burst big$i 90 size=65536 for i=1..9
+a: sync
+a: send small disco:2{1000}
+a: sync
+small: hear
+small: pick recv a disco:1{1000}
+small: pick recv a disco:2{1000}
+big$i: hear for i=1..9
+big$i: ascending a 90 size=65536 lossy for i=1..9

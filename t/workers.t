@@ -144,7 +144,6 @@ b: stream a 300
 === TEST 9: a worker that hung is told afterwards who has left
 --- workers: 2
 --- transport: plain
---- connections: 3000
 --- derp_relay
 zone 4m;
 --- derp
@@ -155,20 +154,53 @@ a: send b "hello"
 b: recv a "hello"
 c: send b "hello"
 b: recv c "hello"
-x$i: connect worker=c for i=1..1500
+x$i: connect worker=c for i=1..50
 freeze worker of b
 a: close
-x$i: close for i=1..1500
+x$i: close for i=1..50
 c: sync
 thaw worker of b
 b: gone a
 b: nothing via c
 
 
-=== TEST 10: a watcher whose worker hung for too long is to begin afresh
+=== TEST 10: and of who has come again meanwhile
 --- workers: 2
 --- transport: plain
---- connections: 3000
+--- derp_relay
+zone 4m;
+--- derp
+a1: connect key=a worker=1
+b: connect worker=2
+c: connect worker=1
+a1: send b "hello"
+b: recv a "hello"
+c: send b "hello"
+b: recv c "hello"
+x$i: connect worker=c for i=1..50
+a2: open worker=1
+freeze worker of b
+a1: close
+c: sync
+c: sync
+a2: upgrade
+a2: server-key
+a2: login key=a
+x$i: close for i=1..50
+c: sync
+thaw worker of b
+b: gone a
+a2: send b "hello again"
+b: recv a "hello again"
+b: nothing via c
+a2: close
+b: gone a
+b: nothing via c
+
+
+=== TEST 11: a watcher whose worker hung for long hears of all that it missed
+--- workers: 2
+--- transport: plain
 --- derp_relay
 zone 4m;
 mesh_key_file mesh.key;
@@ -176,15 +208,31 @@ mesh_key_file mesh.key;
 w: connect mesh worker=2
 w: watch
 c: connect worker=1
-x$i: connect worker=c for i=1..1500
-w: sees w c x{1..1500}
-allow /\[error\].*watcher has fallen behind/
+x$i: connect worker=c for i=1..100
+w: sees w c x{1..100}
 freeze worker of w
-x$i: close for i=1..1500
+x$i: close for i=1..100
 c: sync
 thaw worker of w
-w: ends
+w: pick gone x$i for i=1..100
+w: close
 w: connect mesh worker=2
 w: watch
 w: sees w c
 w: nothing
+
+
+=== TEST 11: more at once than there is room for between workers
+--- workers: 2 4
+--- derp
+a$i: connect worker=1 for i=1..8
+b: connect worker=2
+c: connect worker=2
+a$i: hold for i=1..8
+a$i: send b noise:$k{65536} for k=1..3 i=1..8
+a$i: send c "small" for i=1..8
+a$i: flush for i=1..8
+b: pick recv a$i noise:$k{65536} for k=1..3 i=1..8
+c: pick recv a$i "small" for i=1..8
+b c: nothing
+a1: stream b 500 size=1400

@@ -20,9 +20,18 @@ typedef enum {
 } ngx_http_derp_upgrade_e;
 
 
+/* what ngx_http_limit_conn_module has cleaned up: the zone, and the count */
+
+typedef struct {
+    ngx_shm_zone_t     *shm_zone;
+    ngx_rbtree_node_t  *node;
+} ngx_http_derp_counted_t;
+
+
 static void ngx_http_derp_suffix(ngx_http_request_t *r, ngx_str_t *suffix);
 static ngx_int_t ngx_http_derp_probe(ngx_http_request_t *r);
-static ngx_int_t ngx_http_derp_not_allowed(ngx_http_request_t *r, char *allow);
+static ngx_int_t ngx_http_derp_check(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_derp_fast_start(ngx_http_request_t *r);
 static ngx_http_derp_upgrade_e ngx_http_derp_asked(ngx_http_request_t *r);
 static ngx_table_elt_t *ngx_http_derp_header(ngx_http_request_t *r,
     const char *name, const char *token);
@@ -33,10 +42,11 @@ static ngx_int_t ngx_http_derp_switch_protocols(ngx_http_request_t *r,
     ngx_derp_relay_t *relay);
 static ngx_int_t ngx_http_derp_server_key(ngx_http_request_t *r,
     ngx_derp_relay_t *relay);
-static ngx_int_t ngx_http_derp_add_header(ngx_http_request_t *r, char *name,
-    u_char *value, size_t len);
 static void ngx_http_derp_release_handler(ngx_event_t *ev);
 static void ngx_http_derp_release_cleanup(void *data);
+static ngx_int_t ngx_http_derp_keep_counted(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_derp_is_counted(ngx_pool_cleanup_t *cln);
+static ngx_module_t *ngx_http_derp_module_of(char *name);
 static void ngx_http_derp_free_buffers(ngx_connection_t *c,
     ngx_http_connection_t *hc);
 static void ngx_http_derp_client(ngx_http_request_t *r,
@@ -46,8 +56,8 @@ static void ngx_http_derp_client(ngx_http_request_t *r,
 ngx_int_t
 ngx_http_derp_handler(ngx_http_request_t *r)
 {
-    ngx_str_t                  suffix;
-    ngx_http_derp_loc_conf_t  *dlcf;
+    ngx_int_t  rc;
+    ngx_str_t  suffix;
 
     ngx_http_derp_suffix(r, &suffix);
 
@@ -63,9 +73,31 @@ ngx_http_derp_handler(ngx_http_request_t *r)
         return NGX_HTTP_NOT_FOUND;
     }
 
-    if (ngx_http_derp_asked(r) != NGX_HTTP_DERP_RAW) {
+    /* what a subrequest (mirror, auth_request) has of its connection is lent */
+
+    if (r != r->main || ngx_http_derp_asked(r) != NGX_HTTP_DERP_RAW) {
         return ngx_http_derp_refuse(r);
     }
+
+    rc = ngx_http_derp_check(r);
+
+    if (rc != NGX_OK) {
+
+        /* who starts fast takes no answer but DERP */
+
+        return ngx_http_derp_fast_start(r) ? NGX_HTTP_CLOSE : rc;
+    }
+
+    return ngx_http_derp_upgrade(r);
+}
+
+
+/* Whether what asks for an upgrade may have it; if not, the answer. */
+
+static ngx_int_t
+ngx_http_derp_check(ngx_http_request_t *r)
+{
+    ngx_http_derp_loc_conf_t  *dlcf;
 
     if (r->method != NGX_HTTP_GET) {
         return ngx_http_derp_not_allowed(r, "GET");
@@ -80,15 +112,24 @@ ngx_http_derp_handler(ngx_http_request_t *r)
         return NGX_HTTP_BAD_REQUEST;
     }
 
-    /* a worker that found no slot has no part in any relay */
-
     dlcf = ngx_http_get_module_loc_conf(r, ngx_http_derp_module);
 
-    if (dlcf->relay->relay.sessions == NULL) {
+    if (ngx_derp_session_refused(&dlcf->relay->relay)) {
         return NGX_HTTP_SERVICE_UNAVAILABLE;
     }
 
-    return ngx_http_derp_upgrade(r);
+    return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_derp_fast_start(ngx_http_request_t *r)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_http_derp_header(r, "derp-fast-start", NULL);
+
+    return h && h->value.len == 1 && h->value.data[0] == '1';
 }
 
 
@@ -161,7 +202,7 @@ ngx_http_derp_probe(ngx_http_request_t *r)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_derp_not_allowed(ngx_http_request_t *r, char *allow)
 {
     if (ngx_http_derp_add_header(r, "Allow", (u_char *) allow,
@@ -300,7 +341,6 @@ static ngx_int_t
 ngx_http_derp_upgrade(ngx_http_request_t *r)
 {
     ngx_event_t               *ev;
-    ngx_table_elt_t           *h;
     ngx_http_cleanup_t        *cln;
     ngx_http_derp_loc_conf_t  *dlcf;
 
@@ -324,13 +364,10 @@ ngx_http_derp_upgrade(ngx_http_request_t *r)
 
     /* with fast start that is for the access log only */
 
-    h = ngx_http_derp_header(r, "derp-fast-start", NULL);
-
-    if (h == NULL || h->value.len != 1 || h->value.data[0] != '1') {
-
-        if (ngx_http_derp_switch_protocols(r, &dlcf->relay->relay) != NGX_OK) {
-            return NGX_ERROR;
-        }
+    if (!ngx_http_derp_fast_start(r)
+        && ngx_http_derp_switch_protocols(r, &dlcf->relay->relay) != NGX_OK)
+    {
+        return NGX_ERROR;
     }
 
     if (ngx_http_derp_server_key(r, &dlcf->relay->relay) != NGX_OK) {
@@ -411,7 +448,7 @@ ngx_http_derp_server_key(ngx_http_request_t *r, ngx_derp_relay_t *relay)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_derp_add_header(ngx_http_request_t *r, char *name, u_char *value,
     size_t len)
 {
@@ -467,6 +504,10 @@ ngx_http_derp_release_handler(ngx_event_t *ev)
 
     ngx_http_derp_client(r, &client);
 
+    if (ngx_http_derp_keep_counted(r) != NGX_OK) {
+        c->error = 1;
+    }
+
     r->keepalive = 0;
 
     ngx_http_free_request(r, 0);
@@ -493,6 +534,90 @@ ngx_http_derp_release_cleanup(void *data)
     if (ev->posted) {
         ngx_delete_posted_event(ev);
     }
+}
+
+
+/* limit_conn counts the request for as long as its connection lives. */
+
+static ngx_int_t
+ngx_http_derp_keep_counted(ngx_http_request_t *r)
+{
+    ngx_pool_cleanup_t  *cln, *kept, **prev;
+
+    prev = &r->pool->cleanup;
+
+    for (cln = *prev; cln; cln = *prev) {
+
+        if (!ngx_http_derp_is_counted(cln)) {
+            prev = &cln->next;
+            continue;
+        }
+
+        kept = ngx_pool_cleanup_add(r->connection->pool,
+                                    sizeof(ngx_http_derp_counted_t));
+        if (kept == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_memcpy(kept->data, cln->data, sizeof(ngx_http_derp_counted_t));
+        kept->handler = cln->handler;
+
+        *prev = cln->next;
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * The handler is not known outside of its module, which may not even be there:
+ * it is told by what it is to clean up, a zone of that module's.
+ */
+
+static ngx_uint_t
+ngx_http_derp_is_counted(ngx_pool_cleanup_t *cln)
+{
+    void             *tag;
+    ngx_uint_t        i;
+    ngx_shm_zone_t   *zone;
+    ngx_list_part_t  *part;
+
+    if (cln->handler == NULL || cln->data == NULL) {
+        return 0;
+    }
+
+    for (part = (ngx_list_part_t *) &ngx_cycle->shared_memory.part;
+         part;
+         part = part->next)
+    {
+        zone = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+
+            if (*(void **) cln->data == &zone[i]) {
+                tag = ngx_http_derp_module_of("ngx_http_limit_conn_module");
+
+                return tag && tag == zone[i].tag;
+            }
+        }
+    }
+
+    return 0;
+}
+
+
+static ngx_module_t *
+ngx_http_derp_module_of(char *name)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; ngx_cycle->modules[i]; i++) {
+        if (ngx_strcmp(ngx_cycle->modules[i]->name, name) == 0) {
+            return ngx_cycle->modules[i];
+        }
+    }
+
+    return NULL;
 }
 
 

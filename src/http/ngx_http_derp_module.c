@@ -5,6 +5,7 @@
 
 
 #include "ngx_http_derp_module.h"
+#include "ngx_http_derp_status.h"
 #include "ngx_derp_notice.h"
 #include "ngx_derp_worker.h"
 
@@ -14,6 +15,10 @@ static char *ngx_http_derp_init_main_conf(ngx_conf_t *cf, void *conf);
 static void *ngx_http_derp_create_loc_conf(ngx_conf_t *cf);
 static ngx_int_t ngx_http_derp_postconfiguration(ngx_conf_t *cf);
 static char *ngx_http_derp(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+static char *ngx_http_derp_status(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_derp_location(ngx_conf_t *cf,
+    ngx_http_derp_relay_conf_t **rcf, ngx_http_handler_pt handler);
 static ngx_int_t ngx_http_derp_init_module(ngx_cycle_t *cycle);
 static void ngx_http_derp_publish(ngx_derp_relay_t *relay, ngx_log_t *log);
 static ngx_int_t ngx_http_derp_init_process(ngx_cycle_t *cycle);
@@ -32,6 +37,13 @@ static ngx_command_t  ngx_http_derp_commands[] = {
     { ngx_string("derp"),
       NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_http_derp,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("derp_status"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_derp_status,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
@@ -147,22 +159,50 @@ ngx_http_derp(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_derp_loc_conf_t *dlcf = conf;
 
+    if (dlcf->status) {
+        return "is in the location of \"derp_status\", "
+               "give each a location of its own";
+    }
+
+    return ngx_http_derp_location(cf, &dlcf->relay, ngx_http_derp_handler);
+}
+
+
+static char *
+ngx_http_derp_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_derp_loc_conf_t *dlcf = conf;
+
+    if (dlcf->relay) {
+        return "is in the location of \"derp\", "
+               "give each a location of its own";
+    }
+
+    return ngx_http_derp_location(cf, &dlcf->status,
+                                  ngx_http_derp_status_handler);
+}
+
+
+static char *
+ngx_http_derp_location(ngx_conf_t *cf, ngx_http_derp_relay_conf_t **rcf,
+    ngx_http_handler_pt handler)
+{
     ngx_str_t                 *value;
     ngx_http_core_loc_conf_t  *clcf;
 
-    if (dlcf->relay) {
+    if (*rcf) {
         return "is duplicate";
     }
 
     value = cf->args->elts;
 
-    dlcf->relay = ngx_http_derp_relay(cf, &value[1]);
-    if (dlcf->relay == NULL) {
+    *rcf = ngx_http_derp_relay(cf, &value[1]);
+    if (*rcf == NULL) {
         return NGX_CONF_ERROR;
     }
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-    clcf->handler = ngx_http_derp_handler;
+    clcf->handler = handler;
 
     return NGX_CONF_OK;
 }

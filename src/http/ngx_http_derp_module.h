@@ -43,7 +43,8 @@ typedef struct {
 
 
 typedef struct {
-    ngx_http_derp_relay_conf_t  *relay;
+    ngx_http_derp_relay_conf_t  *relay;     /* of derp, or NULL */
+    ngx_http_derp_relay_conf_t  *status;    /* of derp_status, or NULL */
 } ngx_http_derp_loc_conf_t;
 
 
@@ -82,6 +83,16 @@ ngx_int_t ngx_http_derp_mesh_resolve(ngx_conf_t *cf, ngx_derp_relay_t *relay);
 
 /* The content handler of a location with derp. */
 ngx_int_t ngx_http_derp_handler(ngx_http_request_t *r);
+
+/*
+ * Adds a header to the response; the value is copied.  NGX_ERROR with no
+ * memory.  In a worker.
+ */
+ngx_int_t ngx_http_derp_add_header(ngx_http_request_t *r, char *name,
+    u_char *value, size_t len);
+
+/* What a handler returns to another method than those: 405 with Allow. */
+ngx_int_t ngx_http_derp_not_allowed(ngx_http_request_t *r, char *allow);
 
 
 #endif /* _NGX_HTTP_DERP_MODULE_H_INCLUDED_ */

@@ -17,6 +17,7 @@
 
 static void ngx_derp_channel_drop(ngx_derp_region_t *region,
     ngx_derp_channel_t *ch);
+static void ngx_derp_channel_pass(ngx_derp_consumer_t *c, size_t size);
 static size_t ngx_derp_channel_needs(ngx_derp_producer_t *p, size_t size);
 static ngx_uint_t ngx_derp_channel_fits(ngx_derp_producer_t *p, size_t size);
 
@@ -32,7 +33,9 @@ ngx_derp_channel_open(ngx_derp_region_t *region, ngx_uint_t to,
 
     zone = region->zone;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     rc = NGX_DECLINED;
 
@@ -49,12 +52,16 @@ ngx_derp_channel_open(ngx_derp_region_t *region, ngx_uint_t to,
             continue;
         }
 
+        /* who finds itself in these sees that it is not in use: _accept() */
+
+        ngx_derp_release_fence();
+
         ch->from = region->slot;
         ch->from_generation = region->generation;
         ch->from_left = 0;
-        ch->to = to;
-        ch->to_generation = zone->members[to].generation;
-        ch->to_left = 0;
+        ngx_derp_store(&ch->to, to);
+        ngx_derp_store(&ch->to_generation, zone->members[to].generation);
+        ngx_derp_store(&ch->to_left, 0);
         ch->tail = 0;
         ch->head = 0;
         ch->wanted = 0;
@@ -92,7 +99,7 @@ done:
 
 u_char *
 ngx_derp_channel_put(ngx_derp_producer_t *p, ngx_derp_route_t route,
-    size_t len)
+    size_t len, ngx_uint_t packets, uint64_t born)
 {
     size_t              size, needs;
     ngx_derp_record_t  *record;
@@ -114,7 +121,6 @@ ngx_derp_channel_put(ngx_derp_producer_t *p, ngx_derp_route_t route,
          * inbox, that of the first to come).
          */
 
-        record->size = needs;
         record->len = 0;
 
         p->tail += needs;
@@ -129,9 +135,10 @@ ngx_derp_channel_put(ngx_derp_producer_t *p, ngx_derp_route_t route,
         record = (ngx_derp_record_t *) p->ring;
     }
 
-    record->size = size;
     record->len = len;
+    record->packets = packets;
     record->route = route;
+    record->born = born;
 
     NGX_DERP_FAULT(channel_put);
     p->tail += size;
@@ -228,10 +235,12 @@ ngx_derp_channel_drained(ngx_derp_producer_t *p)
 }
 
 
-void
+ngx_int_t
 ngx_derp_channel_close(ngx_derp_region_t *region, ngx_derp_producer_t *p)
 {
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     /* with it all is seen that was published before */
 
@@ -243,6 +252,8 @@ ngx_derp_channel_close(ngx_derp_region_t *region, ngx_derp_producer_t *p)
     ngx_derp_unlock(region);
 
     p->channel = NULL;
+
+    return NGX_OK;
 }
 
 
@@ -267,17 +278,22 @@ ngx_derp_channel_accept(ngx_derp_region_t *region, ngx_uint_t *index,
 
     zone = region->zone;
 
-    ngx_derp_lock(region);
-
     while (*index < zone->channels) {
 
         ch = &region->channels[(*index)++];
 
-        if (!ch->used
-            || ch->to != region->slot
-            || ch->to_generation != region->generation
-            || ch->to_left)
+        if (ngx_derp_load(&ch->to_generation) != region->generation
+            || ngx_derp_load(&ch->to) != region->slot
+            || ngx_derp_load(&ch->to_left))
         {
+            continue;
+        }
+
+        /* it is this worker's until that lets go of it, or is being opened */
+
+        ngx_derp_acquire_fence();
+
+        if (!ngx_derp_load_acquire(&ch->used)) {
             continue;
         }
 
@@ -288,12 +304,8 @@ ngx_derp_channel_accept(ngx_derp_region_t *region, ngx_uint_t *index,
         c->offset = ch->head % zone->ring_size;
         c->size = zone->ring_size;
 
-        ngx_derp_unlock(region);
-
         return NGX_OK;
     }
-
-    ngx_derp_unlock(region);
 
     return NGX_DONE;
 }
@@ -317,7 +329,7 @@ ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
             return p + sizeof(ngx_derp_record_t);
         }
 
-        ngx_derp_channel_take(c, record);
+        ngx_derp_channel_pass(c, c->size - c->offset);
     }
 }
 
@@ -325,8 +337,15 @@ ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
 void
 ngx_derp_channel_take(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
 {
-    c->head += record->size;
-    c->offset += record->size;
+    ngx_derp_channel_pass(c, ngx_derp_record_size(record->len));
+}
+
+
+static void
+ngx_derp_channel_pass(ngx_derp_consumer_t *c, size_t size)
+{
+    c->head += size;
+    c->offset += size;
 
     if (c->offset == c->size) {
         c->offset = 0;
@@ -363,19 +382,23 @@ ngx_derp_channel_ended(ngx_derp_consumer_t *c)
 }
 
 
-void
+ngx_int_t
 ngx_derp_channel_release(ngx_derp_region_t *region, ngx_derp_consumer_t *c)
 {
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     NGX_DERP_FAULT(channel_release);
-    c->channel->to_left = 1;
+    ngx_derp_store(&c->channel->to_left, 1);
     NGX_DERP_FAULT(channel_release_left);
     ngx_derp_channel_drop(region, c->channel);
 
     ngx_derp_unlock(region);
 
     c->channel = NULL;
+
+    return NGX_OK;
 }
 
 
@@ -408,7 +431,7 @@ ngx_derp_channel_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot)
         if (ch->to == slot
             && ch->to_generation == region->zone->members[slot].generation)
         {
-            ch->to_left = 1;
+            ngx_derp_store(&ch->to_left, 1);
             NGX_DERP_FAULT(channel_remove_to);
             ngx_derp_channel_drop(region, ch);
         }

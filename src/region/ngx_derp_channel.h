@@ -20,6 +20,9 @@
 /* the largest frame fits, with the record's own bytes; a multiple of 4K */
 #define NGX_DERP_RING_MIN  (68 * 1024)
 
+/* of a ring; no more than one frame in a larger record, for two to have room */
+#define ngx_derp_channel_span(size)  ((size) / 2 - sizeof(ngx_derp_record_t))
+
 
 struct ngx_derp_channel_s {
 
@@ -66,28 +69,31 @@ typedef struct {
 } ngx_derp_consumer_t;
 
 
-/* a frame on its way, with the connection that it is for */
+/* frames on their way, one behind the other, to the same connection */
 
 typedef struct {
-    uint32_t             size;          /* of the record, a multiple of 16 */
-    uint32_t             len;           /* of the frame, 0: the rest is empty */
+    uint32_t             len;           /* in bytes, 0: the rest is empty */
+    uint32_t             packets;
     ngx_derp_route_t     route;
+    uint64_t             born;          /* the sender's: see its session */
 } ngx_derp_record_t;
 
 
 /*
  * Opens the channel from this worker to that in the slot.  NGX_DECLINED if
- * that worker is no more, NGX_BUSY if all channels are taken.
+ * that worker is no more, NGX_BUSY if all channels are taken, NGX_AGAIN if the
+ * zone's lock is not to be had.
  */
 ngx_int_t ngx_derp_channel_open(ngx_derp_region_t *region, ngx_uint_t to,
     ngx_derp_producer_t *p);
 
 /*
- * Room for a frame of len bytes, to be filled by the caller; NULL: the ring is
- * full.  The consumer sees it after ngx_derp_channel_publish().
+ * Room for so many packets in frames of len bytes, to be filled by the caller;
+ * NULL: the ring is full.  The consumer sees it after
+ * ngx_derp_channel_publish().
  */
 u_char *ngx_derp_channel_put(ngx_derp_producer_t *p, ngx_derp_route_t route,
-    size_t len);
+    size_t len, ngx_uint_t packets, uint64_t born);
 void ngx_derp_channel_publish(ngx_derp_producer_t *p);
 
 /*
@@ -104,19 +110,22 @@ ngx_uint_t ngx_derp_channel_broken(ngx_derp_region_t *region,
 /* Whether the consumer has taken all that this producer published. */
 ngx_uint_t ngx_derp_channel_drained(ngx_derp_producer_t *p);
 
-/* Lets go of the producer's end. */
-void ngx_derp_channel_close(ngx_derp_region_t *region, ngx_derp_producer_t *p);
+/* Lets go of the producer's end.  NGX_AGAIN: not yet, as above. */
+ngx_int_t ngx_derp_channel_close(ngx_derp_region_t *region,
+    ngx_derp_producer_t *p);
 
 /*
  * The next channel to this worker, at or behind *index in the zone, that it
- * has not let go of: NGX_OK, with *index set behind it, or NGX_DONE.
+ * has not let go of: NGX_OK, with *index set behind it, or NGX_DONE.  Takes no
+ * lock: what others send is to be had, whoever stands still.
  */
 ngx_int_t ngx_derp_channel_accept(ngx_derp_region_t *region,
     ngx_uint_t *index, ngx_derp_consumer_t *c);
 
 /*
- * The oldest frame, in the ring itself: valid until ngx_derp_channel_take(),
- * which gives its room back to the producer.  NULL: there is none.
+ * The oldest record's frames, in the ring itself: the caller's to change until
+ * ngx_derp_channel_take(), which gives their room back to the producer.  NULL:
+ * there is none.
  */
 u_char *ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record);
 void ngx_derp_channel_take(ngx_derp_consumer_t *c, ngx_derp_record_t *record);
@@ -127,8 +136,8 @@ ngx_uint_t ngx_derp_channel_wanted(ngx_derp_consumer_t *c);
 /* Whether the producer has let go, so that nothing more will come. */
 ngx_uint_t ngx_derp_channel_ended(ngx_derp_consumer_t *c);
 
-/* Lets go of the consumer's end. */
-void ngx_derp_channel_release(ngx_derp_region_t *region,
+/* Lets go of the consumer's end.  NGX_AGAIN: not yet, as above. */
+ngx_int_t ngx_derp_channel_release(ngx_derp_region_t *region,
     ngx_derp_consumer_t *c);
 
 /* Both ends that a slot's worker had are let go of; under the lock. */

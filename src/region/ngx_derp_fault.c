@@ -82,7 +82,8 @@ ngx_derp_fault(const char *name)
     }
 
     if (count == 1) {
-        (void) kill(ngx_getpid(), SIGKILL);
+        (void) kill(ngx_getpid(), fault->signal ? (int) fault->signal
+                                                : SIGKILL);
     }
 }
 

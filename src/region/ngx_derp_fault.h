@@ -1,10 +1,12 @@
 
 /*
- * Fault points: where a test has a worker killed, in the midst of a change.
+ * Fault points: where a test has a worker killed, or stopped, in the midst of a
+ * change.
  *
  * Nothing of this is in a module that is built without -DNGX_DERP_FAULTS.  With
  * it, a test writes a point's name and a number to a switch that all workers
- * share; the worker that passes the point as the last of that many is killed.
+ * share; the worker that passes the point as the last of that many is sent the
+ * signal, and killed if none is named.
  * In nginx the switch is the file that the environment's NGX_DERP_FAULT names,
  * mapped into the master before it forks.
  */
@@ -25,8 +27,9 @@
 /* as it is in the file; to be changed while count is 0 */
 
 typedef struct {
-    uint32_t          count;        /* passings to come; 0: none kills */
-    char              name[60];     /* with a NUL; empty: any point */
+    uint32_t          count;        /* passings to come; 0: none counts */
+    uint32_t          signal;       /* 0: SIGKILL */
+    char              name[56];     /* with a NUL; empty: any point */
 } ngx_derp_fault_t;
 
 

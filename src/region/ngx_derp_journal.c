@@ -19,7 +19,7 @@ ngx_derp_journal_append(ngx_derp_region_t *region, ngx_derp_entry_t *entry)
     ngx_derp_entry_t  *e;
 
     head = region->zone->head;
-    e = &region->journal[head & (region->zone->entries - 1)];
+    e = &region->journal[head % region->zone->entries];
 
     /* a reader that is still at the old one sees that it goes away */
 
@@ -49,7 +49,7 @@ ngx_derp_journal_read(ngx_derp_region_t *region, uint64_t *cursor,
         return NGX_DONE;
     }
 
-    e = &region->journal[*cursor & (region->zone->entries - 1)];
+    e = &region->journal[*cursor % region->zone->entries];
 
     entry->number = ngx_derp_load_acquire(&e->number);
 

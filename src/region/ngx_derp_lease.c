@@ -18,12 +18,15 @@ static ngx_uint_t ngx_derp_lease_free(ngx_derp_region_t *region,
 
 
 ngx_derp_lease_e
-ngx_derp_lease(ngx_derp_region_t *region, uint64_t id, ngx_uint_t take)
+ngx_derp_lease(ngx_derp_region_t *region, uint64_t id, ngx_uint_t take,
+    ngx_uint_t up)
 {
     ngx_derp_lease_e   rc;
     ngx_derp_lease_t  *lease;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_DERP_LEASE_AGAIN;
+    }
 
     lease = ngx_derp_lease_find(region, id);
 
@@ -31,6 +34,7 @@ ngx_derp_lease(ngx_derp_region_t *region, uint64_t id, ngx_uint_t take)
         rc = NGX_DERP_LEASE_OTHER;
 
     } else if (ngx_derp_lease_ours(region, lease)) {
+        lease->up = up;
         rc = NGX_DERP_LEASE_OURS;
 
     } else if (take && ngx_derp_lease_free(region, lease)) {
@@ -106,23 +110,6 @@ ngx_derp_lease_free(ngx_derp_region_t *region, ngx_derp_lease_t *lease)
            || !ngx_derp_slot_alive(lease->slot, lease->generation)
            || (int32_t) (lease->configuration
                          - ngx_derp_slots_configuration()) < 0;
-}
-
-
-void
-ngx_derp_lease_up(ngx_derp_region_t *region, uint64_t id, ngx_uint_t up)
-{
-    ngx_derp_lease_t  *lease;
-
-    ngx_derp_lock(region);
-
-    lease = ngx_derp_lease_find(region, id);
-
-    if (lease && lease->id == id && ngx_derp_lease_ours(region, lease)) {
-        lease->up = up;
-    }
-
-    ngx_derp_unlock(region);
 }
 
 

@@ -18,19 +18,18 @@
 typedef enum {
     NGX_DERP_LEASE_OTHER = 0,       /* another worker has it */
     NGX_DERP_LEASE_OURS,
-    NGX_DERP_LEASE_REPLACED         /* another has it, and its link is up */
+    NGX_DERP_LEASE_REPLACED,        /* another has it, and its link is up */
+    NGX_DERP_LEASE_AGAIN            /* the zone's lock is not to be had */
 } ngx_derp_lease_e;
 
 
 /*
  * Takes the lease on an id if it is to be had and take is set, and says whose
- * it is then.  All functions are for workers.
+ * it is then; its owner says by the way whether its link is up.  In a worker,
+ * now and then.
  */
 ngx_derp_lease_e ngx_derp_lease(ngx_derp_region_t *region, uint64_t id,
-    ngx_uint_t take);
-
-/* The owner's link is up, or no more. */
-void ngx_derp_lease_up(ngx_derp_region_t *region, uint64_t id, ngx_uint_t up);
+    ngx_uint_t take, ngx_uint_t up);
 
 /* Lets go of all leases of a slot; under the lock. */
 void ngx_derp_lease_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot);

@@ -10,23 +10,38 @@
 #include "ngx_derp_fault.h"
 
 
+/* a change takes about a microsecond, and this some fifty */
+#define NGX_DERP_LOCK_TRIES     256
+#define NGX_DERP_LOCK_PAUSES    8
+
 /* ms */
-#define NGX_DERP_LOCK_PATIENCE  20
+#define NGX_DERP_LOCK_PATIENCE  1000
 
 
-void
+ngx_int_t
 ngx_derp_lock(ngx_derp_region_t *region)
 {
-    int  rc;
+    int         rc;
+    ngx_uint_t  i, n;
 
-    /*
-     * A waiter that is killed when it has just been woken may take the others'
-     * wake-up with it: they look for themselves now and then.
-     */
+    rc = ngx_derp_mutex_try(&region->zone->lock);
 
-    do {
-        rc = ngx_derp_mutex_wait(&region->zone->lock, NGX_DERP_LOCK_PATIENCE);
-    } while (rc == ETIMEDOUT);
+    /* who did not get it the last time does not wait */
+
+    for (n = 1; rc == EBUSY && n < NGX_DERP_LOCK_TRIES && !region->denied; n++)
+    {
+        for (i = 0; i < NGX_DERP_LOCK_PAUSES; i++) {
+            ngx_cpu_pause();
+        }
+
+        rc = ngx_derp_mutex_try(&region->zone->lock);
+    }
+
+    region->denied = (rc == EBUSY);
+
+    if (region->denied) {
+        return NGX_AGAIN;
+    }
 
     if (rc != 0) {
         ngx_log_error(NGX_LOG_ALERT, region->log, rc,
@@ -42,6 +57,28 @@ ngx_derp_lock(ngx_derp_region_t *region)
                       "derp registry is repaired after the death of a worker");
         ngx_derp_repair(region);
     }
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_derp_lock_wait(ngx_derp_region_t *region)
+{
+    ngx_uint_t  ms;
+
+    ms = region->denied ? 0 : NGX_DERP_LOCK_PATIENCE;
+
+    while (ngx_derp_lock(region) != NGX_OK) {
+
+        if (ms-- == 0) {
+            return NGX_AGAIN;
+        }
+
+        ngx_msleep(1);
+    }
+
+    return NGX_OK;
 }
 
 

@@ -22,7 +22,7 @@
 
 
 /* to be changed with every change of what is in a zone */
-#define NGX_DERP_ZONE_VERSION  4
+#define NGX_DERP_ZONE_VERSION  5
 
 
 /*
@@ -34,6 +34,7 @@
 typedef uint64_t  ngx_derp_route_t;
 
 #define NGX_DERP_NO_ROUTE             0
+#define NGX_DERP_ROUTE_AGAIN          ((ngx_derp_route_t) -1)
 #define NGX_DERP_ROUTE_LINK           ((ngx_derp_route_t) 1 << 63)
 #define NGX_DERP_MAX_CAPACITY         (1 << 24)
 
@@ -62,10 +63,33 @@ typedef enum {
 } ngx_derp_drop_e;
 
 
-/* what a worker counts: gauges go back to 0 with it, the rest is kept */
+/* why a login came to nothing */
+
+typedef enum {
+    NGX_DERP_LOGIN_CLOSED = 0,      /* the connection ended before */
+    NGX_DERP_LOGIN_TIMEOUT,
+    NGX_DERP_LOGIN_PROTOCOL,        /* not ClientInfo, or of a wrong length */
+    NGX_DERP_LOGIN_BOX,             /* it does not open */
+    NGX_DERP_LOGIN_JSON,            /* what is in it, a bad mesh key too */
+    NGX_DERP_LOGIN_FULL,            /* the registry is */
+    NGX_DERP_LOGIN_MEMORY,
+    NGX_DERP_LOGIN_SHUTDOWN,        /* the worker exits */
+    NGX_DERP_LOGIN_FAILURES,
+    NGX_DERP_LOGIN_OK               /* it came to a client */
+} ngx_derp_login_e;
+
+
+/*
+ * What a worker counts: gauges go back to 0 with it, the rest is kept.  Each
+ * has one writer, the worker, by a plain add; see ngx_derp_census.h for how it
+ * is read, and ngx_http_derp_status.c for its name, which is not to be
+ * forgotten.
+ */
 
 typedef struct {
-    uint64_t         accepts;
+    uint64_t         accepts;       /* each is a login, or becomes one of */
+    uint64_t         logins;        /* these or of those: */
+    uint64_t         login_failures[NGX_DERP_LOGIN_FAILURES];
     uint64_t         packets_received;
     uint64_t         bytes_received;
     uint64_t         packets_sent;
@@ -96,9 +120,20 @@ typedef struct {
 
 typedef struct {
     uint32_t               generation;  /* of its claim, 0: no part in it */
+    uint32_t               configuration;
+    ngx_pid_t              pid;
     ngx_derp_counters_t    counters;
     ngx_derp_gauges_t      gauges;
 } ngx_derp_aligned ngx_derp_member_t;
+
+
+/* what those have counted that have ended, up to the last one */
+
+typedef struct {
+    uint32_t               slot;
+    uint32_t               generation;
+    ngx_derp_counters_t    counters;
+} ngx_derp_past_t;
 
 
 /* what the operator has all clients told: see ngx_derp_notice.h */
@@ -138,8 +173,8 @@ typedef struct {
 
     uint32_t         version;
     uint32_t         capacity;          /* of peers, and of connections */
-    uint32_t         buckets;           /* a power of two, as the next two */
-    uint32_t         entries;           /* of the journal */
+    uint32_t         buckets;           /* a power of two */
+    uint32_t         entries;           /* of the journal, one for each peer */
     uint32_t         ring_size;
     uint32_t         channels;
     uint32_t         inboxes;
@@ -153,6 +188,7 @@ typedef struct {
 
     uint32_t         sequence ngx_derp_aligned;     /* odd: being changed */
     uint32_t         dirty;             /* the index of the peer changed + 1 */
+    uint32_t         repairing;         /* the index is not whole */
     uint32_t         peers_top;         /* entries ever used */
     uint32_t         peers_free;        /* a list, index + 1 */
     uint32_t         conns_top;
@@ -172,7 +208,9 @@ typedef struct {
     ngx_derp_notice_t    notice;
     ngx_derp_lease_t     leases[NGX_DERP_MAX_LINKS];
 
-    ngx_derp_counters_t  past;          /* of workers that have ended */
+    /* the one that the sequence's last bit tells; the other is the next one */
+    ngx_derp_past_t      past[2];
+    uint32_t             past_sequence;
 
     ngx_derp_member_t    members[NGX_DERP_SLOTS];
 
@@ -195,6 +233,9 @@ typedef struct {
     ngx_uint_t           slot;
     uint32_t             generation;
     ngx_derp_member_t   *member;
+    uint64_t             reaping;       /* a dead slot, and its generation */
+    uint32_t             reaped;        /* so far, by the index */
+    ngx_uint_t           denied;        /* the lock was, the last time */
     ngx_log_t           *log;
 } ngx_derp_region_t;
 
@@ -205,12 +246,8 @@ ngx_uint_t ngx_derp_region_alive(ngx_derp_region_t *region, ngx_uint_t slot);
 /* Rings every worker of the zone but this one: the journal has grown. */
 void ngx_derp_region_ring(ngx_derp_region_t *region);
 
-/*
- * The counters of all workers, past and present, added up.  In any process;
- * takes no lock, so that they are of about now.
- */
-void ngx_derp_region_counters(ngx_derp_region_t *region,
-    ngx_derp_counters_t *counters, ngx_derp_gauges_t *gauges);
+/* The same, but those, too, that say that they are awake. */
+void ngx_derp_region_rouse(ngx_derp_region_t *region);
 
 
 static ngx_inline void

@@ -20,6 +20,10 @@
 /* so many peers are looked at while the lock is held */
 #define NGX_DERP_REGISTRY_SCAN   512
 
+/* so many are taken away, and many more looked at for that */
+#define NGX_DERP_REGISTRY_BATCH  256
+#define NGX_DERP_REGISTRY_COST   32
+
 /* a reader that meets this many changes takes the lock instead */
 #define NGX_DERP_REGISTRY_TRIES  1000
 
@@ -36,6 +40,10 @@ static void ngx_derp_registry_begin(ngx_derp_region_t *region,
     ngx_derp_peer_t *peer, ngx_derp_change_t *change);
 static void ngx_derp_registry_commit(ngx_derp_region_t *region,
     ngx_derp_change_t *change);
+static ngx_int_t ngx_derp_registry_remove_some(ngx_derp_region_t *region,
+    ngx_derp_route_t link, ngx_uint_t slot, uint32_t *index);
+static ngx_derp_route_t ngx_derp_registry_look(ngx_derp_region_t *region,
+    uint32_t bucket, u_char *key, ngx_derp_handle_t *handle);
 static void ngx_derp_registry_remove_conn(ngx_derp_region_t *region,
     ngx_derp_conn_t *conn);
 static ngx_int_t ngx_derp_registry_put(ngx_derp_region_t *region, u_char *key,
@@ -60,7 +68,9 @@ ngx_derp_registry_add(ngx_derp_region_t *region, ngx_derp_client_t *client,
     from.flags = client->flags;
     from.kind = NGX_DERP_CONN_CLIENT;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     rc = ngx_derp_registry_put(region, client->key, &from, &conn);
 
@@ -77,63 +87,102 @@ ngx_derp_registry_add(ngx_derp_region_t *region, ngx_derp_client_t *client,
 }
 
 
-void
-ngx_derp_registry_remove(ngx_derp_region_t *region, ngx_derp_route_t route)
+ngx_uint_t
+ngx_derp_registry_full(ngx_derp_region_t *region)
 {
-    uint32_t          i;
-    ngx_derp_conn_t  *conn, *announced;
+    return ngx_derp_load(&region->zone->conns_free) == 0
+           && ngx_derp_load(&region->zone->conns_top)
+              == region->zone->capacity;
+}
 
-    ngx_derp_lock(region);
 
-    conn = ngx_derp_conn(region, route);
+ngx_int_t
+ngx_derp_registry_remove(ngx_derp_region_t *region, ngx_derp_route_t route,
+    uint32_t *index)
+{
+    ngx_int_t         rc;
+    ngx_derp_conn_t  *conn;
 
-    if (conn && conn->kind == NGX_DERP_CONN_LINK) {
-
-        for (i = 0; i < region->zone->conns_top; i++) {
-            announced = &region->conns[i];
-
-            if (announced->kind == NGX_DERP_CONN_ANNOUNCED
-                && announced->link == route)
-            {
-                ngx_derp_registry_remove_conn(region, announced);
-                NGX_DERP_FAULT(registry_remove_link);
-            }
-        }
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
     }
 
-    if (conn) {
+    rc = NGX_OK;
+    conn = ngx_derp_conn(region, route);
+
+    /* a link goes after all that it has announced */
+
+    if (conn && conn->kind == NGX_DERP_CONN_LINK) {
+        rc = ngx_derp_registry_remove_some(region, route, region->slot, index);
+    }
+
+    if (conn && rc == NGX_OK) {
         ngx_derp_registry_remove_conn(region, conn);
     }
 
     ngx_derp_unlock(region);
+
+    return rc;
 }
 
 
-void
-ngx_derp_registry_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot)
+ngx_int_t
+ngx_derp_registry_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot,
+    uint32_t *index)
 {
-    uint32_t          i;
+    return ngx_derp_registry_remove_some(region, NGX_DERP_NO_ROUTE, slot,
+                                         index);
+}
+
+
+/* Of a slot, or of a link of it: a part, so that the others get the lock. */
+
+static ngx_int_t
+ngx_derp_registry_remove_some(ngx_derp_region_t *region, ngx_derp_route_t link,
+    ngx_uint_t slot, uint32_t *index)
+{
+    ngx_uint_t        n;
     ngx_derp_conn_t  *conn;
 
-    for (i = 0; i < region->zone->conns_top; i++) {
-        conn = &region->conns[i];
+    n = 0;
 
-        if (conn->kind != NGX_DERP_CONN_FREE && conn->slot == slot) {
-            ngx_derp_registry_remove_conn(region, conn);
-            NGX_DERP_FAULT(registry_remove_slot);
+    while (*index < region->zone->conns_top) {
+
+        if (n >= NGX_DERP_REGISTRY_BATCH * NGX_DERP_REGISTRY_COST) {
+            return NGX_AGAIN;
         }
+
+        conn = &region->conns[(*index)++];
+        n++;
+
+        if (conn->kind == NGX_DERP_CONN_FREE
+            || conn->slot != slot
+            || (link && (conn->kind != NGX_DERP_CONN_ANNOUNCED
+                         || conn->link != link)))
+        {
+            continue;
+        }
+
+        ngx_derp_registry_remove_conn(region, conn);
+        NGX_DERP_FAULT(registry_remove_some);
+
+        n += NGX_DERP_REGISTRY_COST - 1;
     }
+
+    return NGX_OK;
 }
 
 
-void
+ngx_int_t
 ngx_derp_registry_activate(ngx_derp_region_t *region, ngx_derp_route_t route)
 {
     ngx_derp_conn_t    *conn;
     ngx_derp_peer_t    *peer;
     ngx_derp_change_t   change;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     conn = ngx_derp_conn(region, route);
 
@@ -151,68 +200,108 @@ ngx_derp_registry_activate(ngx_derp_region_t *region, ngx_derp_route_t route)
     }
 
     ngx_derp_unlock(region);
+
+    return NGX_OK;
 }
 
+
+/*
+ * What is found is so, whoever is changing what.  That there is nothing is sure
+ * if nothing has changed meanwhile, or if the same change was under way at two
+ * looks: it is of one peer, whose way out of its chain may have led one of
+ * them astray.  So a worker that stands still in a change holds up nobody here,
+ * but in a repair, when there is no chain.
+ */
 
 ngx_derp_route_t
 ngx_derp_registry_find(ngx_derp_region_t *region, u_char *key,
     ngx_derp_handle_t *handle)
 {
-    uint32_t           sequence, bucket;
+    uint32_t           before, sequence, last, bucket, repairing;
     ngx_uint_t         n;
-    ngx_derp_peer_t   *peer;
     ngx_derp_route_t   route;
 
-    if (handle->generation) {
-        peer = &region->peers[handle->index];
+    if (handle->generation
+        && ngx_derp_equal_bytes(region->peers[handle->index].key, key,
+                                NGX_DERP_KEY_LEN))
+    {
+        route = ngx_derp_registry_route(region, handle);
 
-        if (ngx_derp_equal_bytes(peer->key, key, NGX_DERP_KEY_LEN)) {
-            route = ngx_derp_registry_route(region, handle);
-
-            if (route != NGX_DERP_NO_ROUTE) {
-                return route;
-            }
+        if (route != NGX_DERP_NO_ROUTE) {
+            return route;
         }
     }
 
     bucket = ngx_derp_peer_bucket(region, key);
+    last = 0;
 
-    for (n = 0; /* void */ ; n++) {
+    for (n = 0; n < NGX_DERP_REGISTRY_TRIES; n++) {
 
-        if (n == NGX_DERP_REGISTRY_TRIES) {
-            ngx_derp_lock(region);
-        }
+        before = ngx_derp_load_acquire(&region->zone->sequence);
+        route = ngx_derp_registry_look(region, bucket, key, handle);
 
-        sequence = ngx_derp_load_acquire(&region->zone->sequence);
-
-        peer = ngx_derp_peer_walk(region, bucket, key);
-
-        if (peer) {
-            handle->index = peer - region->peers;
-            handle->generation = ngx_derp_load(&peer->generation);
-            route = ngx_derp_load(&peer->route);
-
-        } else {
-            handle->generation = 0;
-            route = NGX_DERP_NO_ROUTE;
+        if (route != NGX_DERP_NO_ROUTE) {
+            return route;
         }
 
         ngx_derp_acquire_fence();
+        repairing = ngx_derp_load_acquire(&region->zone->repairing);
+        sequence = ngx_derp_load(&region->zone->sequence);
 
-        if ((sequence & 1) == 0
-            && ngx_derp_load(&region->zone->sequence) == sequence)
+        if (sequence == before
+            && ((sequence & 1) == 0 || (sequence == last && !repairing)))
         {
-            break;
+            return NGX_DERP_NO_ROUTE;
         }
+
+        last = (sequence == before && !repairing) ? sequence : 0;
 
         ngx_cpu_pause();
     }
 
-    if (n >= NGX_DERP_REGISTRY_TRIES) {
-        ngx_derp_unlock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_DERP_ROUTE_AGAIN;
     }
 
+    route = ngx_derp_registry_look(region, bucket, key, handle);
+
+    ngx_derp_unlock(region);
+
     return route;
+}
+
+
+/*
+ * A free entry has no route, and gets one after its key: an entry that has one,
+ * and then the key, and is still of one generation, is the key's.
+ */
+
+static ngx_derp_route_t
+ngx_derp_registry_look(ngx_derp_region_t *region, uint32_t bucket, u_char *key,
+    ngx_derp_handle_t *handle)
+{
+    ngx_derp_peer_t   *peer;
+    ngx_derp_route_t   route;
+
+    peer = ngx_derp_peer_walk(region, bucket, key);
+
+    if (peer) {
+        handle->index = peer - region->peers;
+        handle->generation = ngx_derp_load_acquire(&peer->generation);
+
+        route = ngx_derp_load_acquire(&peer->route);
+
+        if (route != NGX_DERP_NO_ROUTE
+            && ngx_derp_equal_bytes(peer->key, key, NGX_DERP_KEY_LEN)
+            && ngx_derp_registry_route(region, handle) != NGX_DERP_NO_ROUTE)
+        {
+            return route;
+        }
+    }
+
+    handle->generation = 0;
+
+    return NGX_DERP_NO_ROUTE;
 }
 
 
@@ -248,12 +337,14 @@ ngx_derp_registry_clients(ngx_derp_region_t *region, uint64_t cursor,
     max = *n;
     room = max;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     top = region->zone->peers_top;
 
     if (ngx_derp_journal_cursor(region) != cursor) {
-        rc = NGX_AGAIN;
+        rc = NGX_DECLINED;
 
     } else if (*index >= top) {
         rc = NGX_DONE;
@@ -304,17 +395,18 @@ ngx_derp_registry_copy_client(ngx_derp_region_t *region, uint32_t index,
 }
 
 
-ngx_uint_t
-ngx_derp_registry_close(ngx_derp_region_t *region, u_char *key)
+ngx_int_t
+ngx_derp_registry_close(ngx_derp_region_t *region, u_char *key, ngx_uint_t *n)
 {
     uint32_t          i;
-    ngx_uint_t        n;
     ngx_derp_conn_t  *conn;
     ngx_derp_peer_t  *peer;
 
-    n = 0;
+    *n = 0;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     peer = ngx_derp_peer_walk(region, ngx_derp_peer_bucket(region, key), key);
 
@@ -322,16 +414,16 @@ ngx_derp_registry_close(ngx_derp_region_t *region, u_char *key)
         conn = &region->conns[i - 1];
 
         ngx_derp_store(&conn->closing, 1);
-        n++;
+        (*n)++;
     }
 
-    if (n) {
+    if (*n) {
         ngx_derp_peer_note(region, peer, NGX_DERP_JOURNAL_CLOSE);
     }
 
     ngx_derp_unlock(region);
 
-    return n;
+    return NGX_OK;
 }
 
 
@@ -348,7 +440,9 @@ ngx_derp_registry_add_link(ngx_derp_region_t *region, ngx_derp_route_t *route)
     ngx_int_t         rc;
     ngx_derp_conn_t  *conn;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     rc = NGX_BUSY;
 
@@ -385,9 +479,11 @@ ngx_derp_registry_announce(ngx_derp_region_t *region, ngx_derp_route_t link,
     from.link = link;
     from.kind = NGX_DERP_CONN_ANNOUNCED;
 
-    rc = NGX_OK;
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
-    ngx_derp_lock(region);
+    rc = NGX_OK;
 
     if (ngx_derp_registry_announcement(region, link, key) == NULL) {
         rc = ngx_derp_registry_put(region, key, &from, &conn);
@@ -399,13 +495,15 @@ ngx_derp_registry_announce(ngx_derp_region_t *region, ngx_derp_route_t link,
 }
 
 
-void
+ngx_int_t
 ngx_derp_registry_withdraw(ngx_derp_region_t *region, ngx_derp_route_t link,
     u_char *key)
 {
     ngx_derp_conn_t  *conn;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_lock(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
     conn = ngx_derp_registry_announcement(region, link, key);
 
@@ -414,6 +512,8 @@ ngx_derp_registry_withdraw(ngx_derp_region_t *region, ngx_derp_route_t link,
     }
 
     ngx_derp_unlock(region);
+
+    return NGX_OK;
 }
 
 

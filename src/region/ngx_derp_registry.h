@@ -8,8 +8,9 @@
  * none the first announcing link's.
  *
  * Functions that change the registry take the zone's lock, write to the
- * journal and leave the bells to their caller (ngx_derp_region_ring()).  All
- * are for workers.
+ * journal and leave the bells to their caller (ngx_derp_region_ring()).  Where
+ * the lock is not to be had they change nothing, and return NGX_AGAIN.  All are
+ * for workers.
  */
 
 
@@ -46,22 +47,33 @@ ngx_int_t ngx_derp_registry_add(ngx_derp_region_t *region,
     ngx_derp_client_t *client, ngx_derp_route_t *route,
     ngx_derp_handle_t *handle);
 
-/* Takes a client, or a link with all that it announced, away. */
-void ngx_derp_registry_remove(ngx_derp_region_t *region,
-    ngx_derp_route_t route);
+/*
+ * Whether there is no room for another client.  It takes no lock, and so may be
+ * wrong by those who come and leave just now: the login finds out.
+ */
+ngx_uint_t ngx_derp_registry_full(ngx_derp_region_t *region);
 
-/* Takes all connections of a slot away; under the lock. */
-void ngx_derp_registry_remove_slot(ngx_derp_region_t *region,
-    ngx_uint_t slot);
+/*
+ * Takes a client, or a link with all that it announced, away.  NGX_AGAIN: a
+ * part of that, or nothing yet; *index, 0 at first, is how far it has come.
+ */
+ngx_int_t ngx_derp_registry_remove(ngx_derp_region_t *region,
+    ngx_derp_route_t route, uint32_t *index);
+
+/* A part of all connections of a slot, as above; under the lock. */
+ngx_int_t ngx_derp_registry_remove_slot(ngx_derp_region_t *region,
+    ngx_uint_t slot, uint32_t *index);
 
 /* Makes a client the active one of its key. */
-void ngx_derp_registry_activate(ngx_derp_region_t *region,
+ngx_int_t ngx_derp_registry_activate(ngx_derp_region_t *region,
     ngx_derp_route_t route);
 
 /*
  * Where to send a packet for a key.  *handle is what the caller remembers of
  * its last look-up, and makes this one cheap when the key is the same; it is
- * updated.  NGX_DERP_NO_ROUTE if nobody has the key.  Takes no lock.
+ * updated.  NGX_DERP_NO_ROUTE if nobody has the key; NGX_DERP_ROUTE_AGAIN if
+ * that cannot be said now, while the registry is being repaired.  Waits for
+ * nobody.
  */
 ngx_derp_route_t ngx_derp_registry_find(ngx_derp_region_t *region,
     u_char *key, ngx_derp_handle_t *handle);
@@ -72,9 +84,9 @@ ngx_derp_route_t ngx_derp_registry_route(ngx_derp_region_t *region,
 
 /*
  * Copies up to *n clients from the peer at *index on, as a watcher is told of
- * them, and moves the index on: NGX_OK with their number in *n.  NGX_AGAIN: the
- * journal has to be read to its end first, so that what it tells after this is
- * never older than what was copied.  NGX_DONE: there are no more.
+ * them, and moves the index on: NGX_OK with their number in *n.  NGX_DECLINED:
+ * the journal has to be read to its end first, so that what it tells after this
+ * is never older than what was copied.  NGX_DONE: there are no more.
  */
 ngx_int_t ngx_derp_registry_clients(ngx_derp_region_t *region,
     uint64_t cursor, uint32_t *index, ngx_derp_client_t *clients,
@@ -82,9 +94,10 @@ ngx_int_t ngx_derp_registry_clients(ngx_derp_region_t *region,
 
 /*
  * Has every client with the key closed by its worker, which the journal tells.
- * How many there are.
+ * *n is how many there are.
  */
-ngx_uint_t ngx_derp_registry_close(ngx_derp_region_t *region, u_char *key);
+ngx_int_t ngx_derp_registry_close(ngx_derp_region_t *region, u_char *key,
+    ngx_uint_t *n);
 
 /* Whether this worker's client at the route is to be closed. */
 ngx_uint_t ngx_derp_registry_closing(ngx_derp_region_t *region,
@@ -100,7 +113,7 @@ ngx_int_t ngx_derp_registry_add_link(ngx_derp_region_t *region,
  */
 ngx_int_t ngx_derp_registry_announce(ngx_derp_region_t *region,
     ngx_derp_route_t link, u_char *key);
-void ngx_derp_registry_withdraw(ngx_derp_region_t *region,
+ngx_int_t ngx_derp_registry_withdraw(ngx_derp_region_t *region,
     ngx_derp_route_t link, u_char *key);
 
 

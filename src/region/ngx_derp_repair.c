@@ -31,6 +31,7 @@ ngx_derp_repair(ngx_derp_region_t *region)
     dirty = zone->dirty;
 
     ngx_derp_store(&zone->sequence, zone->sequence | 1);
+    ngx_derp_store(&zone->repairing, 1);
     ngx_derp_release_fence();
 
     for (i = 0; i < zone->buckets; i++) {
@@ -100,6 +101,7 @@ ngx_derp_repair(ngx_derp_region_t *region)
     NGX_DERP_FAULT(repair_done);
     ngx_derp_store_release(&zone->sequence, zone->sequence + 1);
     NGX_DERP_FAULT(repair_even);
+    ngx_derp_store_release(&zone->repairing, 0);
     ngx_derp_zone_clear(zone);
 }
 

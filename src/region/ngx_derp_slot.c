@@ -108,8 +108,10 @@ ngx_derp_slot_claim(void)
         ngx_derp_store(&ngx_derp_slots->stopped, 0);
     }
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
-        slot = &ngx_derp_slots->slots[i];
+    /* a free one may be locked just now by who looks whether it is */
+
+    for (i = 0; i < 2 * NGX_DERP_SLOTS; i++) {
+        slot = &ngx_derp_slots->slots[i % NGX_DERP_SLOTS];
 
         if (ngx_derp_mutex_try(&slot->life) != 0) {
             continue;
@@ -126,7 +128,8 @@ ngx_derp_slot_claim(void)
         /* from here on all that the last owner left is seen to be stale */
         ngx_derp_store_release(&slot->generation,
                                generation ? generation : 1);
-        return i;
+        NGX_DERP_FAULT(slot_claimed);
+        return i % NGX_DERP_SLOTS;
     }
 
     return NGX_DERP_NO_SLOT;
@@ -136,7 +139,31 @@ ngx_derp_slot_claim(void)
 void
 ngx_derp_slot_release(ngx_uint_t n)
 {
+    ngx_derp_store(&ngx_derp_slots->slots[n].pid, 0);
+
     (void) pthread_mutex_unlock(&ngx_derp_slots->slots[n].life);
+}
+
+
+ngx_uint_t
+ngx_derp_slots_used(void)
+{
+    ngx_uint_t  i, n;
+
+    n = 0;
+
+    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+
+        /* who claims one passes over what is looked at: no more than need be */
+
+        if (ngx_derp_slot_pid(i)
+            && ngx_derp_slot_alive(i, ngx_derp_slot_generation(i)))
+        {
+            n++;
+        }
+    }
+
+    return n;
 }
 
 
@@ -217,7 +244,6 @@ ngx_derp_slots_configuration(void)
 void
 ngx_derp_slot_ring(ngx_uint_t n, ngx_log_t *log)
 {
-    uint64_t          one;
     ngx_derp_slot_t  *slot;
 
     slot = &ngx_derp_slots->slots[n];
@@ -231,9 +257,21 @@ ngx_derp_slot_ring(ngx_uint_t n, ngx_log_t *log)
     }
 
     NGX_DERP_FAULT(slot_ring);
+    ngx_derp_slot_rouse(n, log);
+    NGX_DERP_FAULT(slot_rung);
+}
+
+
+void
+ngx_derp_slot_rouse(ngx_uint_t n, ngx_log_t *log)
+{
+    uint64_t  one;
+
     one = 1;
 
-    if (write(slot->bell, &one, sizeof(one)) == -1 && ngx_errno != NGX_EAGAIN) {
+    if (write(ngx_derp_slots->slots[n].bell, &one, sizeof(one)) == -1
+        && ngx_errno != NGX_EAGAIN)
+    {
         ngx_log_error(NGX_LOG_ALERT, log, ngx_errno,
                       "write() to the bell of derp slot %ui failed", n);
     }
@@ -248,6 +286,7 @@ ngx_derp_slot_sleep(ngx_uint_t n)
     /* orders it before the look that follows: see _ring() */
 
     ngx_derp_barrier();
+    NGX_DERP_FAULT(slot_sleep);
 }
 
 

@@ -30,7 +30,7 @@ typedef struct {
     pthread_mutex_t  life;          /* held by the owner for its life */
     uint32_t         generation;    /* of the claim, never 0 once claimed */
     uint32_t         awake;         /* will look again before it sleeps */
-    ngx_pid_t        pid;           /* for the log only */
+    ngx_pid_t        pid;           /* for people; 0: it was given back */
     ngx_socket_t     bell;
 } ngx_derp_aligned ngx_derp_slot_t;
 
@@ -66,6 +66,9 @@ void ngx_derp_slot_release(ngx_uint_t slot);
  */
 ngx_uint_t ngx_derp_slot_alive(ngx_uint_t slot, uint32_t generation);
 
+/* How many slots are taken, by whatever lives.  In any worker. */
+ngx_uint_t ngx_derp_slots_used(void);
+
 uint32_t ngx_derp_slot_generation(ngx_uint_t slot);
 ngx_pid_t ngx_derp_slot_pid(ngx_uint_t slot);
 
@@ -91,6 +94,12 @@ uint32_t ngx_derp_slots_configuration(void);
  * worker; what was written to shared memory before is seen by the woken.
  */
 void ngx_derp_slot_ring(ngx_uint_t slot, ngx_log_t *log);
+
+/*
+ * The same, whatever it says: who took it upon itself to ring may have died
+ * before it did.
+ */
+void ngx_derp_slot_rouse(ngx_uint_t slot, ngx_log_t *log);
 
 /*
  * The owner of a slot says that it is going to sleep.  It must look at all

@@ -7,6 +7,7 @@
 #include "ngx_derp_zone.h"
 #include "ngx_derp_registry.h"
 #include "ngx_derp_journal.h"
+#include "ngx_derp_census.h"
 #include "ngx_derp_channel.h"
 #include "ngx_derp_inbox.h"
 #include "ngx_derp_lease.h"
@@ -19,16 +20,18 @@
 #define NGX_DERP_GENERATIONS   3
 #define NGX_DERP_MAX_CHANNELS  ngx_derp_zone_channels(NGX_DERP_SLOTS)
 
-#define NGX_DERP_RING_MAX      (256 * 1024)
+#define NGX_DERP_RING_MAX      (512 * 1024)
 
 
 static size_t ngx_derp_zone_divide(ngx_derp_zone_t *zone, size_t left,
     ngx_uint_t workers);
 static uint32_t ngx_derp_power_of_two(size_t n, size_t min, size_t max);
 static void ngx_derp_zone_view(ngx_derp_region_t *region);
-static void ngx_derp_zone_remove_slot(ngx_derp_region_t *region,
-    ngx_uint_t slot);
-static void ngx_derp_counters_move(uint64_t *to, uint64_t *from, size_t size);
+static ngx_int_t ngx_derp_zone_clear_own(ngx_derp_region_t *region);
+static ngx_int_t ngx_derp_zone_reap_slot(ngx_derp_region_t *region,
+    ngx_uint_t slot, uint32_t generation);
+static ngx_int_t ngx_derp_zone_remove_slot(ngx_derp_region_t *region,
+    ngx_uint_t slot, uint32_t *index);
 
 
 ngx_int_t
@@ -48,16 +51,15 @@ ngx_derp_zone_create(ngx_derp_region_t *region, void *memory, size_t size,
 
     left = size - sizeof(ngx_derp_zone_t) - 8 * NGX_DERP_CACHE_LINE;
 
-    zone->entries = ngx_derp_power_of_two(left / 32 / sizeof(ngx_derp_entry_t),
-                                          256, 65536);
-    left -= zone->entries * sizeof(ngx_derp_entry_t);
-
     left -= ngx_derp_zone_divide(zone, left / 2, workers);
 
+    /* a purge writes an entry for each key, with nobody reading meanwhile */
+
     per_client = sizeof(ngx_derp_peer_t) + sizeof(ngx_derp_conn_t)
-                 + 2 * sizeof(uint32_t);
+                 + sizeof(ngx_derp_entry_t) + 2 * sizeof(uint32_t);
 
     zone->capacity = ngx_min(left / per_client, NGX_DERP_MAX_CAPACITY - 1);
+    zone->entries = zone->capacity;
     zone->buckets = ngx_derp_power_of_two(2 * zone->capacity - 1, 1,
                                           NGX_DERP_MAX_CAPACITY);
 
@@ -77,7 +79,6 @@ ngx_derp_zone_create(ngx_derp_region_t *region, void *memory, size_t size,
     /* what is used here and there from the start has its pages at the start */
 
     ngx_memzero(region->buckets, zone->buckets * sizeof(uint32_t));
-    ngx_memzero(region->journal, zone->entries * sizeof(ngx_derp_entry_t));
 
     return NGX_OK;
 }
@@ -177,7 +178,7 @@ ngx_derp_zone_view(ngx_derp_region_t *region)
 }
 
 
-void
+ngx_int_t
 ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot, ngx_log_t *log)
 {
     region->slot = slot;
@@ -185,38 +186,68 @@ ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot, ngx_log_t *log)
     region->member = &region->zone->members[slot];
     region->log = log;
 
-    ngx_derp_lock(region);
+    if (ngx_derp_zone_clear_own(region) != NGX_OK) {
+        return NGX_AGAIN;
+    }
 
-    ngx_derp_zone_remove_slot(region, slot);
     ngx_derp_inbox_join(region);
+
+    region->member->configuration = ngx_derp_slots_configuration();
+    region->member->pid = ngx_pid;
+
     NGX_DERP_FAULT(region_join);
     ngx_derp_store_release(&region->member->generation, region->generation);
 
     ngx_derp_unlock(region);
 
     ngx_derp_region_ring(region);
+
+    return NGX_OK;
 }
 
 
 void
 ngx_derp_zone_leave(ngx_derp_region_t *region)
 {
-    ngx_derp_lock(region);
-    ngx_derp_zone_remove_slot(region, region->slot);
+    if (ngx_derp_zone_clear_own(region) != NGX_OK) {
+        return;
+    }
+
     NGX_DERP_FAULT(region_leave);
     ngx_derp_unlock(region);
-
-    ngx_derp_region_ring(region);
 }
 
 
-ngx_uint_t
+/* All of this worker's slot, part by part; NGX_OK, with the lock. */
+
+static ngx_int_t
+ngx_derp_zone_clear_own(ngx_derp_region_t *region)
+{
+    uint32_t  index;
+
+    index = 0;
+
+    while (ngx_derp_lock_wait(region) == NGX_OK) {
+
+        if (ngx_derp_zone_remove_slot(region, region->slot, &index)
+            == NGX_OK)
+        {
+            return NGX_OK;
+        }
+
+        ngx_derp_unlock(region);
+    }
+
+    return NGX_AGAIN;
+}
+
+
+ngx_int_t
 ngx_derp_zone_reap(ngx_derp_region_t *region)
 {
     uint32_t    generation;
-    ngx_uint_t  i, n, reaped;
-
-    n = 0;
+    ngx_int_t   rc;
+    ngx_uint_t  i;
 
     for (i = 0; i < NGX_DERP_SLOTS; i++) {
 
@@ -227,77 +258,94 @@ ngx_derp_zone_reap(ngx_derp_region_t *region)
             continue;
         }
 
-        ngx_derp_lock(region);
-
-        /* unless another worker was faster */
-
-        reaped = (region->zone->members[i].generation == generation);
-
-        if (reaped) {
-            ngx_derp_zone_remove_slot(region, i);
-            NGX_DERP_FAULT(region_reap);
-            n++;
+        if (ngx_derp_lock(region) != NGX_OK) {
+            return NGX_AGAIN;
         }
+
+        rc = ngx_derp_zone_reap_slot(region, i, generation);
 
         ngx_derp_unlock(region);
 
-        if (reaped) {
+        if (rc == NGX_AGAIN) {
+            return NGX_AGAIN;
+        }
+
+        if (rc == NGX_OK) {
             ngx_log_error(NGX_LOG_NOTICE, region->log, 0,
                           "derp worker in slot %ui has died, "
                           "its clients were taken off", i);
         }
     }
 
-    if (n) {
-        ngx_derp_region_ring(region);
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_derp_zone_reap_slot(ngx_derp_region_t *region, ngx_uint_t slot,
+    uint32_t generation)
+{
+    uint64_t   dead;
+    ngx_int_t  rc;
+
+    /* unless another worker was faster */
+
+    if (region->zone->members[slot].generation != generation) {
+        return NGX_DECLINED;
     }
 
-    return n;
+    dead = (uint64_t) generation << 32 | slot;
+
+    if (region->reaping != dead) {
+        region->reaping = dead;
+        region->reaped = 0;
+    }
+
+    rc = ngx_derp_zone_remove_slot(region, slot, &region->reaped);
+    NGX_DERP_FAULT(region_reap);
+
+    return rc;
 }
 
 
 /*
  * Nobody else writes as this slot any more: its worker has died, or is the
- * caller.  Consumers of its channels may still be reading what it published.
+ * caller.  Consumers of its channels may still be reading what it published:
+ * before they read of the departures in the journal they take all of it.  They
+ * are woken, whatever they say: the dead one may not have come to it.
  */
 
-static void
-ngx_derp_zone_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot)
+static ngx_int_t
+ngx_derp_zone_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot,
+    uint32_t *index)
 {
+    ngx_int_t           rc;
     ngx_derp_member_t  *member;
 
     member = &region->zone->members[slot];
 
     if (member->generation == 0) {
-        return;
+        return NGX_OK;
     }
 
-    ngx_derp_registry_remove_slot(region, slot);
+    rc = ngx_derp_registry_remove_slot(region, slot, index);
     NGX_DERP_FAULT(region_remove_conns);
+
+    ngx_derp_region_rouse(region);
+    NGX_DERP_FAULT(region_remove_rouse);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
     ngx_derp_channel_remove_slot(region, slot);
     NGX_DERP_FAULT(region_remove_channels);
     ngx_derp_lease_remove_slot(region, slot);
 
-    ngx_derp_counters_move((uint64_t *) &region->zone->past,
-                           (uint64_t *) &member->counters,
-                           sizeof(ngx_derp_counters_t));
-
-    ngx_memzero(&member->gauges, sizeof(ngx_derp_gauges_t));
+    ngx_derp_census_retire(region, slot);
     NGX_DERP_FAULT(region_remove_counters);
 
     ngx_derp_store_release(&member->generation, 0);
-}
 
-
-/* who dies over this counts one of them twice */
-
-static void
-ngx_derp_counters_move(uint64_t *to, uint64_t *from, size_t size)
-{
-    size_t  i;
-
-    for (i = 0; i < size / sizeof(uint64_t); i++) {
-        ngx_derp_store(&to[i], to[i] + from[i]);
-        ngx_derp_store_release(&from[i], 0);
-    }
+    return NGX_OK;
 }

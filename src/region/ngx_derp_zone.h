@@ -39,19 +39,24 @@ ngx_int_t ngx_derp_zone_open(ngx_derp_region_t *region, void *memory);
 
 /*
  * The worker in this slot takes part from now on; what an earlier owner of the
- * slot left is taken away.  In a worker, once for each zone.
+ * slot left is taken away.  NGX_AGAIN: not yet, another keeps the zone's lock.
+ * In a worker, once for each zone.
  */
-void ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot,
+ngx_int_t ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot,
     ngx_log_t *log);
 
-/* Takes away all that this worker has in the zone.  In a worker, at its end. */
+/*
+ * Takes away all that this worker has in the zone; where another keeps the lock
+ * the others do, once the slot is released.  In a worker, at its end.
+ */
 void ngx_derp_zone_leave(ngx_derp_region_t *region);
 
 /*
- * Takes away all that workers left that died.  In any worker, now and then.
- * Returns how many there were.
+ * Takes away what workers left that died, as much as may be done at once:
+ * NGX_AGAIN, there is more, or the lock is not to be had.  In any worker, now
+ * and then, and again until it is done.
  */
-ngx_uint_t ngx_derp_zone_reap(ngx_derp_region_t *region);
+ngx_int_t ngx_derp_zone_reap(ngx_derp_region_t *region);
 
 
 #endif /* _NGX_DERP_ZONE_H_INCLUDED_ */

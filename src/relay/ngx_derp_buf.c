@@ -11,7 +11,7 @@ static const size_t  ngx_derp_buf_sizes[NGX_DERP_BUF_CLASSES] = {
     256,
     2048,
     8192,
-    24576,
+    NGX_DERP_RECORD,
     NGX_DERP_BUF_LARGE,
     NGX_DERP_BUF_MAX
 };
@@ -65,33 +65,6 @@ ngx_derp_buf_put(ngx_derp_bufs_t *bufs, ngx_derp_buf_t *buf)
     bufs->free[buf->size_class] = buf;
 
     bufs->cached += size;
-}
-
-
-ngx_derp_buf_t *
-ngx_derp_buf_shrink(ngx_derp_bufs_t *bufs, ngx_derp_buf_t *buf, ngx_log_t *log)
-{
-    size_t           len;
-    ngx_derp_buf_t  *small;
-
-    len = buf->last - buf->pos;
-
-    if (buf->size_class == 0
-        || len > ngx_derp_buf_sizes[buf->size_class - 1])
-    {
-        return buf;
-    }
-
-    small = ngx_derp_buf_get(bufs, len, log);
-    if (small == NULL) {
-        return buf;
-    }
-
-    small->last = ngx_cpymem(small->pos, buf->pos, len);
-
-    ngx_derp_buf_put(bufs, buf);
-
-    return small;
 }
 
 

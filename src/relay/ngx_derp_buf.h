@@ -26,14 +26,21 @@ struct ngx_derp_buf_s {
     ngx_queue_t          queue;
     uint8_t              kind;
     uint8_t              size_class;
+    u_char               front[NGX_DERP_KEY_LEN];   /* see ngx_derp_span.h */
     u_char               start[];
 };
 
 
 #define NGX_DERP_BUF_CLASSES  6
 
-/* the greatest one but for that of a whole login: an outbox's own */
-#define NGX_DERP_BUF_LARGE    (NGX_DERP_MAX_FORWARD_FRAME + 419)
+/* a TLS record's; more would be split */
+#define NGX_DERP_RECORD       16384
+
+/*
+ * The greatest one but for that of a whole login: a TLS record, and the rest of
+ * a frame that it is the beginning of.
+ */
+#define NGX_DERP_BUF_LARGE    (NGX_DERP_MAX_FORWARD_FRAME + NGX_DERP_RECORD)
 
 /* a whole login, or what a paused session has read */
 #define NGX_DERP_BUF_MAX      (NGX_DERP_MAX_LOGIN + NGX_DERP_BUF_LARGE)
@@ -55,13 +62,6 @@ typedef struct {
 ngx_derp_buf_t *ngx_derp_buf_get(ngx_derp_bufs_t *bufs, size_t size,
     ngx_log_t *log);
 void ngx_derp_buf_put(ngx_derp_bufs_t *bufs, ngx_derp_buf_t *buf);
-
-/*
- * The same bytes in the smallest buffer that holds them, which may be the same
- * one.  Takes buf, and gives the other.
- */
-ngx_derp_buf_t *ngx_derp_buf_shrink(ngx_derp_bufs_t *bufs,
-    ngx_derp_buf_t *buf, ngx_log_t *log);
 
 /* Gives free ones back to the system until no more than size bytes are left. */
 void ngx_derp_buf_trim(ngx_derp_bufs_t *bufs, size_t size);

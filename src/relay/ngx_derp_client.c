@@ -25,7 +25,7 @@ static void ngx_derp_client_ping(ngx_derp_session_t *s, u_char *data);
 static void ngx_derp_client_preferred(ngx_derp_session_t *s,
     ngx_uint_t preferred);
 static ngx_int_t ngx_derp_client_watch(ngx_derp_session_t *s);
-static void ngx_derp_client_close_peer(ngx_derp_session_t *s, u_char *key);
+static ngx_int_t ngx_derp_client_close_peer(ngx_derp_session_t *s, u_char *key);
 static void ngx_derp_client_keepalive(ngx_derp_session_t *s);
 static void ngx_derp_client_health(ngx_derp_session_t *s);
 
@@ -34,6 +34,11 @@ void
 ngx_derp_client_start(ngx_derp_session_t *s)
 {
     ngx_derp_session_state(s, NGX_DERP_STATE_CLIENT);
+
+    /* if its key has left before this login, that is told before it speaks */
+
+    s->born = ngx_derp_journal_cursor(&s->relay->region);
+    ngx_derp_worker_catch_up(s->relay, s->born);
 
     if (s->relay->notice.len) {
         ngx_derp_client_health(s);
@@ -70,7 +75,8 @@ ngx_derp_client_check(ngx_derp_session_t *s, ngx_uint_t type,
 
 
 ngx_int_t
-ngx_derp_client_frame(ngx_derp_session_t *s, u_char *frame, size_t len)
+ngx_derp_client_frame(ngx_derp_session_t *s, u_char *frame, size_t *len,
+    u_char *last)
 {
     u_char  *body;
 
@@ -79,10 +85,10 @@ ngx_derp_client_frame(ngx_derp_session_t *s, u_char *frame, size_t len)
     switch (frame[0]) {
 
     case NGX_DERP_SEND_PACKET:
-        return ngx_derp_route_send(s, frame, len);
+        return ngx_derp_route_send(s, frame, len, last);
 
     case NGX_DERP_FORWARD_PACKET:
-        return ngx_derp_route_forward(s, frame, len);
+        return ngx_derp_route_forward(s, frame, *len);
 
     case NGX_DERP_PING:
         ngx_derp_client_ping(s, body);
@@ -96,8 +102,7 @@ ngx_derp_client_frame(ngx_derp_session_t *s, u_char *frame, size_t len)
         return ngx_derp_client_watch(s);
 
     default: /* NGX_DERP_CLOSE_PEER */
-        ngx_derp_client_close_peer(s, body);
-        return NGX_OK;
+        return ngx_derp_client_close_peer(s, body);
     }
 }
 
@@ -117,9 +122,6 @@ ngx_derp_client_ping(ngx_derp_session_t *s, u_char *data)
         }
 
         s->pong = 1;
-
-    } else {
-        s->pong = 0;
     }
 
     ngx_derp_put_pong(frame, data);
@@ -177,13 +179,16 @@ ngx_derp_client_watch(ngx_derp_session_t *s)
 }
 
 
-static void
+static ngx_int_t
 ngx_derp_client_close_peer(ngx_derp_session_t *s, u_char *key)
 {
     u_char      hex[NGX_DERP_HEX_LEN];
     ngx_uint_t  n;
 
-    n = ngx_derp_registry_close(&s->relay->region, key);
+    if (ngx_derp_registry_close(&s->relay->region, key, &n) != NGX_OK) {
+        return ngx_derp_session_wait(s);
+    }
+
     s->relay->changed = 1;
     ngx_derp_worker_post();
 
@@ -191,6 +196,8 @@ ngx_derp_client_close_peer(ngx_derp_session_t *s, u_char *key)
     ngx_log_error(NGX_LOG_INFO, s->connection->log, 0,
                   "ClosePeer of nodekey:%*s closes %ui connections",
                   sizeof(hex), hex, n);
+
+    return NGX_OK;
 }
 
 
@@ -297,6 +304,8 @@ ngx_derp_client_drain(ngx_derp_relay_t *relay)
         switch (s->state) {
 
         case NGX_DERP_STATE_LOGIN:
+        case NGX_DERP_STATE_ENTERING:
+            ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_SHUTDOWN);
             ngx_derp_session_fail(s, "worker is shutting down");
             break;
 

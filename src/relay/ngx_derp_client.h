@@ -19,7 +19,7 @@ void ngx_derp_client_start(ngx_derp_session_t *s);
 ngx_int_t ngx_derp_client_check(ngx_derp_session_t *s, ngx_uint_t type,
     size_t len);
 ngx_int_t ngx_derp_client_frame(ngx_derp_session_t *s, u_char *frame,
-    size_t len);
+    size_t *len, u_char *last);
 void ngx_derp_client_timer(ngx_derp_session_t *s);
 
 /*

@@ -19,6 +19,7 @@
 
 typedef struct {
     ngx_derp_producer_t      producer;
+    ngx_derp_producer_t      left;          /* to be closed, when it can be */
     ngx_queue_t              waiting;       /* sessions */
     ngx_event_t              stall;
     ngx_derp_relay_t        *relay;
@@ -29,10 +30,17 @@ typedef struct {
 } ngx_derp_outlet_t;
 
 
+typedef struct {
+    ngx_derp_consumer_t      consumer;
+    uint64_t                 mark;          /* the tail as it was noted */
+    uint64_t                 born;          /* of who waits for the journal */
+} ngx_derp_inlet_t;
+
+
 struct ngx_derp_exchange_s {
     ngx_derp_outlet_t       *outlets[NGX_DERP_SLOTS];
     ngx_uint_t               noutlets;      /* slots up to the last of them */
-    ngx_derp_consumer_t      inlets[NGX_DERP_SLOTS + 1];    /* and the inbox */
+    ngx_derp_inlet_t         inlets[NGX_DERP_SLOTS + 1];    /* and the inbox */
     ngx_uint_t               ninlets;
     uint32_t                 known;         /* state of the channels */
     uint32_t                 shortage;      /* of channels, as last seen */
@@ -55,7 +63,7 @@ static void ngx_derp_exchange_tidy_outlet(ngx_derp_relay_t *relay,
     ngx_derp_outlet_t *outlet, ngx_uint_t slot, ngx_uint_t shortage);
 static void ngx_derp_exchange_accept(ngx_derp_relay_t *relay);
 static ngx_uint_t ngx_derp_exchange_take(ngx_derp_relay_t *relay,
-    ngx_derp_consumer_t *inlet);
+    ngx_derp_inlet_t *inlet);
 
 
 ngx_int_t
@@ -71,7 +79,8 @@ ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log)
     relay->exchange->shortage = relay->region.zone->channels_short;
     relay->exchange->known = relay->region.zone->channels_changed - 1;
 
-    if (ngx_derp_inbox_accept(&relay->region, &relay->exchange->inlets[0])
+    if (ngx_derp_inbox_accept(&relay->region,
+                              &relay->exchange->inlets[0].consumer)
         == NGX_OK)
     {
         relay->exchange->ninlets = 1;
@@ -83,7 +92,7 @@ ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log)
 
 ngx_int_t
 ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
-    ngx_derp_packet_t *packet)
+    ngx_derp_span_t *span, ngx_uint_t type, u_char *source)
 {
     u_char              *p;
     size_t               len;
@@ -93,7 +102,6 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
 
     reason = NGX_DERP_DROP_CHANNEL;
     slot = ngx_derp_route_slot(route);
-    len = sizeof(packet->head) + packet->len;
 
     outlet = ngx_derp_exchange_outlet(s->relay, slot);
 
@@ -108,6 +116,13 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
         case NGX_OK:
             break;
 
+        case NGX_AGAIN:
+            if (!s->relay->stalled) {
+                return ngx_derp_session_wait(s);
+            }
+
+            goto dropped;
+
         case NGX_DECLINED:
             reason = NGX_DERP_DROP_GONE_DISCONNECTED;
             goto dropped;
@@ -119,6 +134,9 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
 
     outlet->idle = 0;
 
+    ngx_derp_span_cut(span, ngx_derp_channel_span(outlet->producer.size));
+    len = span->last - span->pos;
+
     for ( ;; ) {
 
         if (ngx_derp_inbox_enter(&outlet->producer) != NGX_OK) {
@@ -128,7 +146,8 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
             goto dropped;
         }
 
-        p = ngx_derp_channel_put(&outlet->producer, route, len);
+        p = ngx_derp_channel_put(&outlet->producer, route, len,
+                                 span->packets, s->born);
 
         if (p) {
             break;
@@ -151,8 +170,8 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
 
     outlet->stalled = 0;
 
-    p = ngx_cpymem(p, packet->head, sizeof(packet->head));
-    ngx_memcpy(p, packet->body, packet->len);
+    ngx_memcpy(p, span->pos, len);
+    ngx_derp_span_turn(span, p, type, source);
 
     ngx_derp_channel_publish(&outlet->producer);
     ngx_derp_inbox_leave(&outlet->producer);
@@ -166,9 +185,45 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
 
 dropped:
 
-    ngx_derp_count_drop(&s->relay->region, reason, packet->kind, packet->size);
+    ngx_derp_span_drop(span, &s->relay->region, reason);
 
     return NGX_OK;
+}
+
+
+/* What is not read need not be kept: that costs a copy, and another. */
+
+ngx_int_t
+ngx_derp_exchange_test(ngx_derp_session_t *s)
+{
+    ngx_uint_t            slot;
+    ngx_derp_route_t      route;
+    ngx_derp_outlet_t    *outlet;
+    ngx_derp_producer_t  *p;
+
+    route = ngx_derp_registry_route(&s->relay->region, &s->last);
+    slot = ngx_derp_route_slot(route);
+
+    if (route == NGX_DERP_NO_ROUTE || slot == s->relay->region.slot) {
+        return NGX_OK;
+    }
+
+    outlet = s->relay->exchange->outlets[slot];
+
+    if (outlet == NULL || outlet->producer.channel == NULL) {
+        return NGX_OK;
+    }
+
+    p = &outlet->producer;
+
+    if (p->lock
+        || p->tail - p->head <= p->size / 2
+        || ngx_derp_channel_broken(&s->relay->region, p))
+    {
+        return NGX_OK;
+    }
+
+    return ngx_derp_exchange_wait(s, outlet, p->size / 2);
 }
 
 
@@ -210,16 +265,32 @@ ngx_derp_exchange_outlet(ngx_derp_relay_t *relay, ngx_uint_t slot)
 }
 
 
+/* An inbox takes no lock of the zone's, either. */
+
 static ngx_int_t
 ngx_derp_exchange_open(ngx_derp_relay_t *relay, ngx_derp_outlet_t *outlet,
     ngx_uint_t slot)
 {
-    ngx_int_t  rc;
+    ngx_int_t  rc, inbox;
 
-    rc = ngx_derp_channel_open(&relay->region, slot, &outlet->producer);
+    rc = NGX_OK;
 
-    if (rc == NGX_BUSY) {
-        rc = ngx_derp_inbox_open(&relay->region, slot, &outlet->producer);
+    if (outlet->left.channel) {
+        rc = ngx_derp_channel_close(&relay->region, &outlet->left);
+    }
+
+    if (rc == NGX_OK) {
+        rc = ngx_derp_channel_open(&relay->region, slot, &outlet->producer);
+    }
+
+    if (rc == NGX_OK || rc == NGX_DECLINED) {
+        return rc;
+    }
+
+    inbox = ngx_derp_inbox_open(&relay->region, slot, &outlet->producer);
+
+    if (inbox != NGX_BUSY) {
+        return inbox;
     }
 
     if (rc == NGX_BUSY) {
@@ -360,13 +431,15 @@ ngx_derp_exchange_resume(ngx_derp_outlet_t *outlet)
 static void
 ngx_derp_exchange_close(ngx_derp_relay_t *relay, ngx_derp_outlet_t *outlet)
 {
-    if (outlet->producer.lock) {
-        outlet->producer.channel = NULL;
+    if (outlet->producer.lock == NULL) {
 
-    } else {
-        ngx_derp_channel_close(&relay->region, &outlet->producer);
+        /* an earlier one was let go of before this one was opened */
+
+        outlet->left = outlet->producer;
+        (void) ngx_derp_channel_close(&relay->region, &outlet->left);
     }
 
+    outlet->producer.channel = NULL;
     outlet->stalled = 0;
     outlet->ring = 0;
 
@@ -378,8 +451,8 @@ ngx_uint_t
 ngx_derp_exchange_receive(ngx_derp_relay_t *relay)
 {
     ngx_uint_t            i, more, slot;
+    ngx_derp_inlet_t     *inlet;
     ngx_derp_outlet_t    *outlet;
-    ngx_derp_consumer_t  *inlet;
     ngx_derp_exchange_t  *ex;
 
     ex = relay->exchange;
@@ -397,7 +470,7 @@ ngx_derp_exchange_receive(ngx_derp_relay_t *relay)
 
         more |= ngx_derp_exchange_take(relay, inlet);
 
-        slot = ngx_derp_channel_wanted(inlet);
+        slot = ngx_derp_channel_wanted(&inlet->consumer);
 
         if (slot == relay->region.slot) {
 
@@ -422,11 +495,64 @@ ngx_derp_exchange_receive(ngx_derp_relay_t *relay)
 }
 
 
+void
+ngx_derp_exchange_mark(ngx_derp_relay_t *relay)
+{
+    ngx_uint_t            i;
+    ngx_derp_inlet_t     *inlet;
+    ngx_derp_exchange_t  *ex;
+
+    ex = relay->exchange;
+
+    if (ngx_derp_load_acquire(&relay->region.zone->channels_changed)
+        != ex->known)
+    {
+        ngx_derp_exchange_accept(relay);
+    }
+
+    for (i = 0; i < ex->ninlets; i++) {
+        inlet = &ex->inlets[i];
+        inlet->mark = ngx_derp_load_acquire(&inlet->consumer.channel->tail);
+    }
+}
+
+
+/*
+ * Who waits was born at that head, or later: what stands before its packet in
+ * the channel is all that was sent in it until then.
+ */
+
+uint64_t
+ngx_derp_exchange_limit(ngx_derp_relay_t *relay)
+{
+    uint64_t              limit;
+    ngx_uint_t            i;
+    ngx_derp_inlet_t     *inlet;
+    ngx_derp_exchange_t  *ex;
+
+    ex = relay->exchange;
+    limit = relay->head;
+
+    for (i = 0; i < ex->ninlets; i++) {
+        inlet = &ex->inlets[i];
+
+        if (inlet->born) {
+            limit = ngx_min(limit, inlet->born);
+
+        } else if (inlet->consumer.head < inlet->mark) {
+            return relay->cursor;
+        }
+    }
+
+    return limit;
+}
+
+
 static void
 ngx_derp_exchange_accept(ngx_derp_relay_t *relay)
 {
     ngx_uint_t            i, index;
-    ngx_derp_consumer_t   inlet;
+    ngx_derp_consumer_t   consumer;
     ngx_derp_exchange_t  *ex;
 
     ex = relay->exchange;
@@ -434,10 +560,11 @@ ngx_derp_exchange_accept(ngx_derp_relay_t *relay)
 
     index = 0;
 
-    while (ngx_derp_channel_accept(&relay->region, &index, &inlet) == NGX_OK) {
-
+    while (ngx_derp_channel_accept(&relay->region, &index, &consumer)
+           == NGX_OK)
+    {
         for (i = 0; i < ex->ninlets; i++) {
-            if (ex->inlets[i].channel == inlet.channel) {
+            if (ex->inlets[i].consumer.channel == consumer.channel) {
                 break;
             }
         }
@@ -450,45 +577,44 @@ ngx_derp_exchange_accept(ngx_derp_relay_t *relay)
             return;
         }
 
-        ex->inlets[ex->ninlets++] = inlet;
+        ex->inlets[i].consumer = consumer;
+        ex->inlets[i].mark = 0;
+        ex->inlets[i].born = 0;
+        ex->ninlets++;
     }
 }
 
 
 static ngx_uint_t
-ngx_derp_exchange_take(ngx_derp_relay_t *relay, ngx_derp_consumer_t *inlet)
+ngx_derp_exchange_take(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
 {
-    u_char             *p;
     size_t              taken;
-    ngx_derp_packet_t   packet;
+    ngx_derp_span_t     span;
     ngx_derp_record_t   record;
 
-    for (taken = 0; taken < NGX_DERP_EXCHANGE_BUDGET; taken += record.size) {
+    inlet->born = 0;
 
-        p = ngx_derp_channel_get(inlet, &record);
+    for (taken = 0; taken < NGX_DERP_EXCHANGE_BUDGET; taken += record.len) {
 
-        if (p == NULL) {
+        span.pos = ngx_derp_channel_get(&inlet->consumer, &record);
+
+        if (span.pos == NULL) {
             return 0;
         }
 
-        ngx_memcpy(packet.head, p, sizeof(packet.head));
-
-        packet.body = p + sizeof(packet.head);
-        packet.len = record.len - sizeof(packet.head);
-        packet.size = packet.len;
-
-        p = packet.body;
-
-        if (record.route & NGX_DERP_ROUTE_LINK) {
-            p += NGX_DERP_KEY_LEN;
-            packet.size -= NGX_DERP_KEY_LEN;
+        if (record.born > relay->cursor) {
+            inlet->born = record.born;
+            return 1;
         }
 
-        packet.kind = ngx_derp_is_disco(p, packet.size);
+        span.last = span.pos + record.len;
+        span.packets = record.packets;
+        span.head = record.route & NGX_DERP_ROUTE_LINK
+                    ? NGX_DERP_FORWARD_OFFSET : NGX_DERP_PACKET_OFFSET;
 
-        ngx_derp_route_deliver(relay, record.route, &packet);
+        ngx_derp_route_deliver(relay, record.route, &span);
 
-        ngx_derp_channel_take(inlet, &record);
+        ngx_derp_channel_take(&inlet->consumer, &record);
     }
 
     return 1;
@@ -500,7 +626,7 @@ ngx_derp_exchange_pending(ngx_derp_relay_t *relay)
 {
     ngx_uint_t            i;
     ngx_derp_outlet_t    *outlet;
-    ngx_derp_consumer_t  *inlet;
+    ngx_derp_consumer_t  *consumer;
     ngx_derp_exchange_t  *ex;
 
     ex = relay->exchange;
@@ -510,9 +636,9 @@ ngx_derp_exchange_pending(ngx_derp_relay_t *relay)
     }
 
     for (i = 0; i < ex->ninlets; i++) {
-        inlet = &ex->inlets[i];
+        consumer = &ex->inlets[i].consumer;
 
-        if (ngx_derp_load(&inlet->channel->tail) != inlet->head) {
+        if (ngx_derp_load(&consumer->channel->tail) != consumer->head) {
             return 1;
         }
     }
@@ -555,7 +681,7 @@ ngx_derp_exchange_tidy(ngx_derp_relay_t *relay)
     uint32_t              n;
     ngx_uint_t            i;
     ngx_derp_outlet_t    *outlet;
-    ngx_derp_consumer_t  *inlet;
+    ngx_derp_consumer_t  *consumer;
     ngx_derp_exchange_t  *ex;
 
     ex = relay->exchange;
@@ -563,6 +689,10 @@ ngx_derp_exchange_tidy(ngx_derp_relay_t *relay)
 
     for (i = 0; i < ex->noutlets; i++) {
         outlet = ex->outlets[i];
+
+        if (outlet && outlet->left.channel) {
+            (void) ngx_derp_channel_close(&relay->region, &outlet->left);
+        }
 
         if (outlet && outlet->producer.channel) {
             ngx_derp_exchange_tidy_outlet(relay, outlet, i, n != ex->shortage);
@@ -572,15 +702,16 @@ ngx_derp_exchange_tidy(ngx_derp_relay_t *relay)
     ex->shortage = n;
 
     for (i = 0; i < ex->ninlets; /* void */) {
-        inlet = &ex->inlets[i];
+        consumer = &ex->inlets[i].consumer;
 
         /* nothing is published after the end, so empty is empty for good */
 
-        if (ngx_derp_channel_ended(inlet)
-            && ngx_derp_load_acquire(&inlet->channel->tail) == inlet->head)
+        if (ngx_derp_channel_ended(consumer)
+            && ngx_derp_load_acquire(&consumer->channel->tail)
+               == consumer->head
+            && ngx_derp_channel_release(&relay->region, consumer) == NGX_OK)
         {
-            ngx_derp_channel_release(&relay->region, inlet);
-            *inlet = ex->inlets[--ex->ninlets];
+            ex->inlets[i] = ex->inlets[--ex->ninlets];
             continue;
         }
 
@@ -620,6 +751,7 @@ ngx_derp_exchange_tidy_outlet(ngx_derp_relay_t *relay,
     }
 
     if (p->lock
+        && outlet->left.channel == NULL
         && ngx_derp_channel_open(&relay->region, slot, &own) == NGX_OK)
     {
         *p = own;

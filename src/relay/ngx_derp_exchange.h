@@ -23,18 +23,33 @@
 ngx_int_t ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log);
 
 /*
- * Sends a packet to a connection of another worker.  NGX_OK: it is on its way,
- * or was dropped and counted; NGX_AGAIN: there is no room, the sender s waits
- * and will be resumed.
+ * Sends a span to a connection of another worker, turned round on its way: type
+ * and source are for ngx_derp_span_turn().  NGX_OK: it is on its way, or was
+ * dropped and counted, as far as it is left: it may be cut.  NGX_AGAIN: there is
+ * no room, the sender s waits and will be resumed.
  */
 ngx_int_t ngx_derp_exchange_send(ngx_derp_session_t *s,
-    ngx_derp_route_t route, ngx_derp_packet_t *packet);
+    ngx_derp_route_t route, ngx_derp_span_t *span, ngx_uint_t type,
+    u_char *source);
 
 /*
- * Takes what others have sent, a bounded part of it.  Whether there may be
- * more.
+ * Before a session is read: NGX_AGAIN if what it sends, going by its last
+ * packet, would find too little room.  It waits then as above.
+ */
+ngx_int_t ngx_derp_exchange_test(ngx_derp_session_t *s);
+
+/*
+ * Takes what others have sent, a bounded part of it, and of nobody whose login
+ * the journal has not told yet.  Whether there may be more.
  */
 ngx_uint_t ngx_derp_exchange_receive(ngx_derp_relay_t *relay);
+
+/*
+ * Notes all that has been sent by now, to be taken before the journal is read
+ * up to the relay's head; and how far it may be read as yet.
+ */
+void ngx_derp_exchange_mark(ngx_derp_relay_t *relay);
+uint64_t ngx_derp_exchange_limit(ngx_derp_relay_t *relay);
 
 /* Whether there is anything to take, or a channel that is not known yet. */
 ngx_uint_t ngx_derp_exchange_pending(ngx_derp_relay_t *relay);

@@ -18,6 +18,7 @@ typedef struct ngx_derp_source_s  ngx_derp_source_t;
 struct ngx_derp_source_s {
     u_char               key[NGX_DERP_KEY_LEN];
     uint64_t             hash;
+    ngx_derp_handle_t    handle;        /* its presence, if it is there */
     ngx_derp_source_t   *next;          /* in the bucket */
     ngx_queue_t          edges;
 };
@@ -93,12 +94,10 @@ ngx_derp_heard_destroy(ngx_derp_relay_t *relay)
 
 
 void
-ngx_derp_heard_note(ngx_derp_session_t *s, u_char *key, ngx_uint_t forwarded)
+ngx_derp_heard_note(ngx_derp_session_t *s, u_char *key)
 {
-    uint64_t            hash;
-    ngx_derp_edge_t    *edge;
-    ngx_derp_region_t  *region;
-    ngx_derp_handle_t   handle;
+    uint64_t          hash;
+    ngx_derp_edge_t  *edge;
 
     if (s->edge
         && ngx_memcmp(s->edge->source->key, key, NGX_DERP_KEY_LEN) == 0)
@@ -106,31 +105,15 @@ ngx_derp_heard_note(ngx_derp_session_t *s, u_char *key, ngx_uint_t forwarded)
         return;
     }
 
-    region = &s->relay->region;
-    hash = ngx_derp_key_hash(key, region->zone->secret);
+    hash = ngx_derp_key_hash(key, s->relay->region.zone->secret);
 
     edge = *ngx_derp_heard_edge(s->relay->heard, s, key, hash);
 
-    if (edge == NULL) {
+    /* who has left by now is told of when the journal is read that far */
 
+    if (edge == NULL) {
         edge = ngx_derp_heard_add(s, key, hash);
         if (edge == NULL) {
-            return;
-        }
-
-        /*
-         * Whoever reads the journal from now on finds the edge.  It may have
-         * read that the key left before the packet got here.
-         */
-
-        handle.generation = 0;
-
-        if (!forwarded
-            && ngx_derp_registry_find(region, key, &handle)
-               == NGX_DERP_NO_ROUTE)
-        {
-            ngx_derp_heard_drop(s->relay->heard, edge);
-            ngx_derp_heard_tell(s, key);
             return;
         }
     }
@@ -171,6 +154,9 @@ ngx_derp_heard_add(ngx_derp_session_t *s, u_char *key, uint64_t hash)
         source->hash = hash;
         source->next = NULL;
         ngx_queue_init(&source->edges);
+
+        source->handle.generation = 0;
+        (void) ngx_derp_registry_find(&s->relay->region, key, &source->handle);
 
         *link = source;
     }
@@ -322,20 +308,31 @@ ngx_derp_heard_sweep(ngx_derp_relay_t *relay)
 {
     u_char              key[NGX_DERP_KEY_LEN];
     ngx_uint_t          i;
-    ngx_derp_handle_t   handle;
+    ngx_derp_route_t    route;
     ngx_derp_source_t  *source, *next;
+
+    relay->sweep = 0;
 
     for (i = 0; i < NGX_DERP_HEARD_BUCKETS; i++) {
 
         for (source = relay->heard->sources[i]; source; source = next) {
             next = source->next;
 
-            handle.generation = 0;
             ngx_memcpy(key, source->key, NGX_DERP_KEY_LEN);
 
-            if (ngx_derp_registry_find(&relay->region, key, &handle)
-                == NGX_DERP_NO_ROUTE)
-            {
+            /* a key that has left and come again has left, too */
+
+            route = source->handle.generation
+                    ? ngx_derp_registry_route(&relay->region, &source->handle)
+                    : ngx_derp_registry_find(&relay->region, key,
+                                             &source->handle);
+
+            if (route == NGX_DERP_ROUTE_AGAIN) {
+                relay->sweep = 1;
+                return;
+            }
+
+            if (route == NGX_DERP_NO_ROUTE) {
                 ngx_derp_heard_gone(relay, key);
             }
         }

@@ -16,18 +16,17 @@
 ngx_int_t ngx_derp_heard_init(ngx_derp_relay_t *relay, ngx_log_t *log);
 void ngx_derp_heard_destroy(ngx_derp_relay_t *relay);
 
-/*
- * A client is being sent a packet from a key: sclient.noteSendFromSrc().  A
- * key that has left in the meantime is told at once, unless it is forwarded:
- * then its announcement may still be on its way.
- */
-void ngx_derp_heard_note(ngx_derp_session_t *s, u_char *key,
-    ngx_uint_t forwarded);
+/* A client is being sent a packet from a key: sclient.noteSendFromSrc(). */
+void ngx_derp_heard_note(ngx_derp_session_t *s, u_char *key);
 
 /* A key has left the region: tells those who received from it. */
 void ngx_derp_heard_gone(ngx_derp_relay_t *relay, u_char *key);
 
-/* Tells of all keys that are no more: after the journal was overrun. */
+/*
+ * Tells of all keys that are no more: after the journal was overrun.  Where
+ * that cannot be said now it is to be called again, of which the relay's sweep
+ * is the mark.
+ */
 void ngx_derp_heard_sweep(ngx_derp_relay_t *relay);
 
 /* A session ends, and needs to be told nothing any more. */

@@ -15,7 +15,7 @@
 
 static ngx_int_t ngx_derp_login_client_info(ngx_derp_session_t *s,
     u_char *box, size_t len, u_char *shared);
-static void ngx_derp_login_accept(ngx_derp_session_t *s, u_char *shared);
+static ngx_int_t ngx_derp_login_accept(ngx_derp_session_t *s, u_char *shared);
 static ngx_int_t ngx_derp_login_register(ngx_derp_session_t *s);
 
 
@@ -24,6 +24,7 @@ ngx_derp_login_check(ngx_derp_session_t *s, ngx_uint_t type,
     size_t len)
 {
     if (type != NGX_DERP_CLIENT_INFO) {
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_PROTOCOL);
         return ngx_derp_session_breach(s, "where ClientInfo was due",
                                        "another frame", len);
     }
@@ -31,6 +32,7 @@ ngx_derp_login_check(ngx_derp_session_t *s, ngx_uint_t type,
     if (len < NGX_DERP_KEY_LEN + NGX_DERP_NONCE_LEN
         || len > NGX_DERP_MAX_LOGIN)
     {
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_PROTOCOL);
         return ngx_derp_session_breach(s, "which is out of bounds",
                                        "ClientInfo", len);
     }
@@ -40,7 +42,8 @@ ngx_derp_login_check(ngx_derp_session_t *s, ngx_uint_t type,
 
 
 ngx_int_t
-ngx_derp_login_frame(ngx_derp_session_t *s, u_char *frame, size_t len)
+ngx_derp_login_frame(ngx_derp_session_t *s, u_char *frame, size_t *len,
+    u_char *last)
 {
     u_char     *key, shared[NGX_DERP_KEY_LEN];
     ngx_int_t   rc;
@@ -48,17 +51,40 @@ ngx_derp_login_frame(ngx_derp_session_t *s, u_char *frame, size_t len)
     key = frame + NGX_DERP_HEADER_LEN;
 
     if (ngx_derp_box_shared(shared, key, s->relay->private_key) != NGX_OK) {
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_BOX);
         return ngx_derp_session_breach(s, "with an impossible key",
-                                       "ClientInfo", len);
+                                       "ClientInfo", *len);
     }
 
     ngx_memcpy(s->key, key, NGX_DERP_KEY_LEN);
 
     rc = ngx_derp_login_client_info(s, key + NGX_DERP_KEY_LEN,
-                                      len - NGX_DERP_PACKET_OFFSET, shared);
+                                      *len - NGX_DERP_PACKET_OFFSET, shared);
     if (rc == NGX_OK) {
-        ngx_derp_login_accept(s, shared);
+        ngx_derp_session_state(s, NGX_DERP_STATE_ENTERING);
+        rc = ngx_derp_login_accept(s, shared);
     }
+
+    ngx_derp_key_wipe(shared, sizeof(shared));
+
+    return rc;
+}
+
+
+ngx_int_t
+ngx_derp_login_enter(ngx_derp_session_t *s, u_char *frame, size_t *len,
+    u_char *last)
+{
+    u_char     shared[NGX_DERP_KEY_LEN];
+    ngx_int_t  rc;
+
+    /* the box was opened in its place: all that matters is in the session */
+
+    if (ngx_derp_box_shared(shared, s->key, s->relay->private_key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    rc = ngx_derp_login_accept(s, shared);
 
     ngx_derp_key_wipe(shared, sizeof(shared));
 
@@ -77,6 +103,7 @@ ngx_derp_login_client_info(ngx_derp_session_t *s, u_char *box, size_t len,
     ngx_derp_client_info_t   info;
 
     if (ngx_derp_box_open(box, len, shared) != NGX_OK) {
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_BOX);
         return ngx_derp_session_breach(s, "with a box that does not open",
                                        "ClientInfo", len);
     }
@@ -102,6 +129,7 @@ ngx_derp_login_client_info(ngx_derp_session_t *s, u_char *box, size_t len,
     ngx_derp_key_wipe(&info, sizeof(ngx_derp_client_info_t));
 
     if (rc != NGX_OK) {
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_JSON);
         return ngx_derp_session_breach(s, error, "ClientInfo", len);
     }
 
@@ -111,17 +139,25 @@ ngx_derp_login_client_info(ngx_derp_session_t *s, u_char *box, size_t len,
 
 /* From here on others find it; ServerInfo is the first that it is sent. */
 
-static void
+static ngx_int_t
 ngx_derp_login_accept(ngx_derp_session_t *s, u_char *shared)
 {
-    u_char  *p, frame[NGX_DERP_HEADER_LEN + NGX_DERP_BOX_OVERHEAD
-                      + sizeof(NGX_DERP_SERVER_INFO_JSON) - 1];
+    u_char     *p, frame[NGX_DERP_HEADER_LEN + NGX_DERP_BOX_OVERHEAD
+                         + sizeof(NGX_DERP_SERVER_INFO_JSON) - 1];
+    ngx_int_t   rc;
 
-    if (ngx_derp_login_register(s) != NGX_OK) {
+    rc = ngx_derp_login_register(s);
+
+    if (rc == NGX_AGAIN) {
+        return ngx_derp_session_wait(s);
+    }
+
+    if (rc != NGX_OK) {
         ngx_derp_worker_complain(s->relay, "has no room for another client: "
                                  "increase its \"zone\"");
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_FULL);
         ngx_derp_session_fail(s, "registry is full");
-        return;
+        return NGX_ERROR;
     }
 
     p = ngx_derp_put_header(frame, NGX_DERP_SERVER_INFO,
@@ -132,15 +168,24 @@ ngx_derp_login_accept(ngx_derp_session_t *s, u_char *shared)
 
     /* without ServerInfo it is no client, and is to be closed */
 
-    if (s->state != NGX_DERP_STATE_CLOSING) {
-        ngx_derp_client_start(s);
+    if (s->state == NGX_DERP_STATE_CLOSING) {
+        s->login = NGX_DERP_LOGIN_MEMORY;
+        return NGX_ERROR;
     }
+
+    s->login = NGX_DERP_LOGIN_OK;
+    s->relay->region.member->counters.logins++;
+
+    ngx_derp_client_start(s);
+
+    return NGX_OK;
 }
 
 
 static ngx_int_t
 ngx_derp_login_register(ngx_derp_session_t *s)
 {
+    ngx_int_t           rc;
     ngx_derp_relay_t   *relay;
     ngx_derp_client_t   client;
     ngx_derp_gauges_t  *gauges;
@@ -152,10 +197,10 @@ ngx_derp_login_register(ngx_derp_session_t *s)
     client.port = s->origin.port;
     client.flags = s->flags;
 
-    if (ngx_derp_registry_add(&relay->region, &client, &s->route, &s->peer)
-        != NGX_OK)
-    {
-        return NGX_ERROR;
+    rc = ngx_derp_registry_add(&relay->region, &client, &s->route, &s->peer);
+
+    if (rc != NGX_OK) {
+        return rc;
     }
 
     relay->sessions[ngx_derp_route_index(s->route)] = s;
@@ -181,5 +226,6 @@ void
 ngx_derp_login_timer(ngx_derp_session_t *s)
 {
     s->connection->timedout = 1;
+    ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_TIMEOUT);
     ngx_derp_session_fail(s, "login timed out");
 }

@@ -1,8 +1,8 @@
 
 /*
- * The login of a client: the state of a session that awaits ClientInfo, as
- * derpserver's Server.accept() has it.  See ngx_derp_session.c for what each
- * of these does.
+ * The login of a client: the states of a session that awaits ClientInfo, and
+ * then its place in the registry, as derpserver's Server.accept() has it.  See
+ * ngx_derp_session.c for what each of these does.
  */
 
 
@@ -16,7 +16,9 @@
 ngx_int_t ngx_derp_login_check(ngx_derp_session_t *s, ngx_uint_t type,
     size_t len);
 ngx_int_t ngx_derp_login_frame(ngx_derp_session_t *s, u_char *frame,
-    size_t len);
+    size_t *len, u_char *last);
+ngx_int_t ngx_derp_login_enter(ngx_derp_session_t *s, u_char *frame,
+    size_t *len, u_char *last);
 
 /* Of a link's login too. */
 void ngx_derp_login_timer(ngx_derp_session_t *s);

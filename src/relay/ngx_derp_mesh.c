@@ -35,8 +35,8 @@ static u_char *ngx_derp_mesh_log_error(ngx_log_t *log, u_char *buf,
 static ngx_int_t ngx_derp_mesh_register(ngx_derp_session_t *s);
 static ngx_int_t ngx_derp_mesh_send_login(ngx_derp_session_t *s,
     u_char *server_key);
-static void ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key);
-static void ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body,
+static ngx_int_t ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key);
+static ngx_int_t ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body,
     size_t len);
 
 
@@ -61,9 +61,12 @@ ngx_derp_mesh_tick(ngx_derp_relay_t *relay)
 static void
 ngx_derp_mesh_tick_link(ngx_derp_link_t *link)
 {
+    ngx_uint_t        up;
     ngx_derp_lease_e  lease;
 
-    lease = ngx_derp_lease(&link->relay->region, link->id, !ngx_exiting);
+    up = (link->session && link->session->state == NGX_DERP_STATE_LINK);
+
+    lease = ngx_derp_lease(&link->relay->region, link->id, !ngx_exiting, up);
 
     if (ngx_exiting && ngx_derp_slots_stopping()) {
 
@@ -73,6 +76,10 @@ ngx_derp_mesh_tick_link(ngx_derp_link_t *link)
             ngx_derp_mesh_stop(link, "worker is shutting down");
         }
 
+        return;
+    }
+
+    if (lease == NGX_DERP_LEASE_AGAIN) {
         return;
     }
 
@@ -282,7 +289,6 @@ ngx_derp_mesh_closed(ngx_derp_session_t *s)
     link->session = NULL;
 
     ngx_derp_dial_close(s->connection);
-    ngx_derp_lease_up(&link->relay->region, link->id, 0);
 
     if (link->state == NGX_DERP_LINK_SELF) {
         return;
@@ -314,7 +320,8 @@ ngx_derp_mesh_login_check(ngx_derp_session_t *s, ngx_uint_t type, size_t len)
 /* derp.Client.recvServerKey(), sendClientKey(), parseServerInfo() */
 
 ngx_int_t
-ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t len)
+ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t *len,
+    u_char *last)
 {
     u_char           *key, *body;
     ngx_derp_link_t  *link;
@@ -330,7 +337,7 @@ ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t len)
     }
 
     if (!ngx_derp_key_is_zero(s->key)
-        || ngx_derp_get_server_key(body, len - NGX_DERP_HEADER_LEN, &key)
+        || ngx_derp_get_server_key(body, *len - NGX_DERP_HEADER_LEN, &key)
            != NGX_OK)
     {
         ngx_derp_session_fail(s, "mesh peer does not speak DERP");
@@ -385,13 +392,20 @@ ngx_derp_mesh_send_login(ngx_derp_session_t *s, u_char *server_key)
 static ngx_int_t
 ngx_derp_mesh_register(ngx_derp_session_t *s)
 {
+    ngx_int_t          rc;
     ngx_derp_link_t   *link;
     ngx_derp_relay_t  *relay;
 
     link = s->link;
     relay = s->relay;
 
-    if (ngx_derp_registry_add_link(&relay->region, &s->route) != NGX_OK) {
+    rc = ngx_derp_registry_add_link(&relay->region, &s->route);
+
+    if (rc == NGX_AGAIN) {
+        return ngx_derp_session_wait(s);
+    }
+
+    if (rc != NGX_OK) {
         ngx_derp_worker_complain(relay, "has no room for a link: "
                                  "increase its \"zone\"");
         ngx_derp_session_fail(s, "registry is full");
@@ -404,8 +418,6 @@ ngx_derp_mesh_register(ngx_derp_session_t *s)
 
     link->attempt = 0;
     link->heard = ngx_current_msec;
-
-    ngx_derp_lease_up(&relay->region, link->id, 1);
 
     ngx_log_error(NGX_LOG_NOTICE, ngx_derp_worker.log, 0,
                   "derp_relay \"%V\" is linked to %V", &relay->name,
@@ -446,12 +458,12 @@ ngx_derp_mesh_check(ngx_derp_session_t *s, ngx_uint_t type, size_t len)
 
 
 ngx_int_t
-ngx_derp_mesh_frame(ngx_derp_session_t *s, u_char *frame, size_t len)
+ngx_derp_mesh_frame(ngx_derp_session_t *s, u_char *frame, size_t *len,
+    u_char *last)
 {
     u_char  *body, pong[NGX_DERP_PONG_FRAME];
 
     body = frame + NGX_DERP_HEADER_LEN;
-    len -= NGX_DERP_HEADER_LEN;
 
     if (frame[0] == NGX_DERP_PING) {
 
@@ -463,45 +475,48 @@ ngx_derp_mesh_frame(ngx_derp_session_t *s, u_char *frame, size_t len)
         return NGX_OK;
     }
 
-    if (len < NGX_DERP_KEY_LEN) {
+    if (*len < NGX_DERP_PACKET_OFFSET) {
         ngx_derp_session_fail(s, "mesh peer sent a frame out of bounds");
         return NGX_ERROR;
     }
 
-    if (frame[0] == NGX_DERP_PEER_PRESENT) {
-        ngx_derp_mesh_present(s, body);
+    return frame[0] == NGX_DERP_PEER_PRESENT
+           ? ngx_derp_mesh_present(s, body)
+           : ngx_derp_mesh_gone(s, body, *len - NGX_DERP_HEADER_LEN);
+}
 
-    } else {
-        ngx_derp_mesh_gone(s, body, len);
+
+static ngx_int_t
+ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key)
+{
+    ngx_int_t  rc;
+
+    /* this link is a client over there, and none to be sent anything */
+
+    if (ngx_memcmp(key, s->relay->public_key, NGX_DERP_KEY_LEN) == 0) {
+        return NGX_OK;
     }
+
+    rc = ngx_derp_registry_announce(&s->relay->region, s->route, key);
+
+    if (rc == NGX_AGAIN) {
+        return ngx_derp_session_wait(s);
+    }
+
+    if (rc != NGX_OK) {
+        ngx_derp_worker_complain(s->relay, "has no room for a mesh peer's "
+                                 "client: increase its \"zone\"");
+        return NGX_OK;
+    }
+
+    s->relay->changed = 1;
+    ngx_derp_worker_post();
 
     return NGX_OK;
 }
 
 
-static void
-ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key)
-{
-    /* this link is a client over there, and none to be sent anything */
-
-    if (ngx_memcmp(key, s->relay->public_key, NGX_DERP_KEY_LEN) == 0) {
-        return;
-    }
-
-    if (ngx_derp_registry_announce(&s->relay->region, s->route, key)
-        != NGX_OK)
-    {
-        ngx_derp_worker_complain(s->relay, "has no room for a mesh peer's "
-                                 "client: increase its \"zone\"");
-        return;
-    }
-
-    s->relay->changed = 1;
-    ngx_derp_worker_post();
-}
-
-
-static void
+static ngx_int_t
 ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body, size_t len)
 {
     ngx_uint_t  reason;
@@ -517,13 +532,19 @@ ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body, size_t len)
      */
 
     if (reason != NGX_DERP_GONE_DISCONNECTED) {
-        return;
+        return NGX_OK;
     }
 
-    ngx_derp_registry_withdraw(&s->relay->region, s->route, body);
+    if (ngx_derp_registry_withdraw(&s->relay->region, s->route, body)
+        != NGX_OK)
+    {
+        return ngx_derp_session_wait(s);
+    }
 
     s->relay->changed = 1;
     ngx_derp_worker_post();
+
+    return NGX_OK;
 }
 
 

@@ -80,11 +80,11 @@ void ngx_derp_mesh_closed(ngx_derp_session_t *s);
 ngx_int_t ngx_derp_mesh_login_check(ngx_derp_session_t *s, ngx_uint_t type,
     size_t len);
 ngx_int_t ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame,
-    size_t len);
+    size_t *len, u_char *last);
 ngx_int_t ngx_derp_mesh_check(ngx_derp_session_t *s, ngx_uint_t type,
     size_t len);
 ngx_int_t ngx_derp_mesh_frame(ngx_derp_session_t *s, u_char *frame,
-    size_t len);
+    size_t *len, u_char *last);
 void ngx_derp_mesh_timer(ngx_derp_session_t *s);
 
 

@@ -3,10 +3,15 @@
  * The outbox: what a connection is still to be sent.
  *
  * While the socket takes what it is given, frames gather in one buffer, and
- * are written once at the end of the event loop's turn, or when it is full.
+ * are written once at the end of the event loop's turn, or when it is full;
+ * a span as long as a TLS record is written from where it lies.
+ *
  * Once the socket has said AGAIN, packets queue: NGX_DERP_QUEUE of disco's and
  * as many others, the oldest of its sort making way for a new one, but nothing
- * of which a byte was written.  All functions are for workers.
+ * of which a byte was written; and up to NGX_DERP_CONTROL_QUEUE other frames,
+ * of which none makes way.  All that a worker's blocked connections hold is
+ * bounded, too: at that end it is the oldest packet of the one that holds most
+ * which makes way.  All functions are for workers.
  */
 
 
@@ -15,9 +20,14 @@
 
 
 #include "ngx_derp_relay.h"
+#include "ngx_derp_span.h"
 
 
-#define NGX_DERP_QUEUE  32
+#define NGX_DERP_QUEUE          32
+#define NGX_DERP_CONTROL_QUEUE  8192
+
+/* blocked connections are listed by how much they hold, in so many steps */
+#define NGX_DERP_HOLDERS        64
 
 
 /* what a frame is to an outbox */
@@ -29,34 +39,28 @@ typedef enum {
 } ngx_derp_kind_e;
 
 
-/* a packet on its way: the head of its frame, and the rest, not copied */
-
-typedef struct {
-    u_char            head[NGX_DERP_PACKET_OFFSET];
-    u_char           *body;
-    size_t            len;          /* of the body */
-    size_t            size;         /* of the packet itself */
-    ngx_uint_t        kind;
-} ngx_derp_packet_t;
-
-
 typedef struct {
     ngx_derp_buf_t   *buf;          /* what is being written */
-    ngx_derp_buf_t   *queue;        /* one frame each */
+    ngx_derp_buf_t   *queue;        /* one frame each; only if blocked */
     ngx_derp_buf_t  **last;
-    ngx_queue_t       touched;      /* in the worker's, while there is a buf */
-    uint8_t           queued[3];    /* by kind */
+
+    /* in the worker's touched while there is a buf; if blocked, in holders */
+    ngx_queue_t       link;
+
+    uint32_t          held;         /* bytes of its buffers, if blocked */
+    uint16_t          queued[3];    /* by kind */
+    uint8_t           holder;       /* which list of holders + 1, or 0 */
     unsigned          blocked:1;
-    unsigned          held:1;       /* the buf counts as what is queued */
 } ngx_derp_outbox_t;
 
 
 /*
- * Appends a packet, which is copied.  A packet that makes way for it, or
- * itself where there is no memory, is counted as dropped.  A connection that
- * turns out to be broken is closed at the end of the turn.
+ * Appends a span, of which nothing need stay where it is.  Packets that make
+ * way for it, or some of itself where there is no memory, are counted as
+ * dropped.  A connection that turns out to be broken is closed at the end of
+ * the turn.
  */
-void ngx_derp_outbox_packet(ngx_derp_session_t *s, ngx_derp_packet_t *packet);
+void ngx_derp_outbox_span(ngx_derp_session_t *s, ngx_derp_span_t *span);
 
 /*
  * Appends a whole frame of another sort.  It is for the caller to bound how

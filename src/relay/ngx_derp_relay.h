@@ -59,11 +59,17 @@ struct ngx_derp_relay_s {
     ngx_derp_heard_t       *heard;
     ngx_queue_t             watchers;
     ngx_queue_t             all;        /* sessions */
+    ngx_queue_t             denied;     /* those who wait for the zone's lock */
+    ngx_msec_t              denied_since;   /* 0: it is not */
     uint64_t                cursor;     /* in the journal */
+    uint64_t                head;       /* of it, up to where it is to be read */
     ngx_str_t               notice;     /* as the clients know it */
     uint32_t                notice_sequence;
     time_t                  complained;
     unsigned                changed:1;  /* the others are to be rung */
+    unsigned                stalled:1;  /* who has the lock does not go on */
+    unsigned                reap:1;     /* workers may have died */
+    unsigned                sweep:1;    /* departures may have been missed */
 };
 
 

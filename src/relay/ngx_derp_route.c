@@ -15,62 +15,68 @@
 #define NGX_DERP_NOT_HERE_BURST     3
 
 
-static void ngx_derp_route_head(ngx_derp_packet_t *packet, ngx_uint_t type,
-    u_char *source);
+static ngx_derp_route_t ngx_derp_route_find(ngx_derp_session_t *s, u_char *key);
 static ngx_int_t ngx_derp_route_dispatch(ngx_derp_session_t *s,
-    ngx_derp_route_t route, ngx_derp_packet_t *packet);
+    ngx_derp_route_t route, ngx_derp_span_t *span, ngx_uint_t type,
+    u_char *source);
+static void ngx_derp_route_received(ngx_derp_session_t *s,
+    ngx_derp_span_t *span);
 static void ngx_derp_route_unknown(ngx_derp_session_t *s, u_char *key,
-    ngx_derp_packet_t *packet, ngx_derp_drop_e reason);
+    ngx_derp_span_t *span, ngx_derp_drop_e reason);
 
 
 ngx_int_t
-ngx_derp_route_send(ngx_derp_session_t *s, u_char *frame, size_t len)
+ngx_derp_route_send(ngx_derp_session_t *s, u_char *frame, size_t *len,
+    u_char *last)
 {
     u_char               *key;
     ngx_int_t             rc;
+    ngx_derp_span_t       span;
     ngx_derp_route_t      route;
-    ngx_derp_packet_t     packet;
     ngx_derp_counters_t  *counters;
 
+    rc = NGX_OK;
+    counters = &s->relay->region.member->counters;
     key = frame + NGX_DERP_HEADER_LEN;
 
-    packet.body = frame + NGX_DERP_PACKET_OFFSET;
-    packet.size = len - NGX_DERP_PACKET_OFFSET;
-    packet.len = packet.size;
-    packet.kind = ngx_derp_is_disco(packet.body, packet.size);
+    span.pos = frame;
+    span.last = frame + *len;
+    span.packets = 1;
+    span.head = NGX_DERP_PACKET_OFFSET;
 
-    route = ngx_derp_registry_find(&s->relay->region, key, &s->last);
+    route = ngx_derp_route_find(s, key);
 
-    if (route & NGX_DERP_ROUTE_LINK) {
+    if (route == NGX_DERP_ROUTE_AGAIN) {
+        return ngx_derp_session_wait(s);
+    }
+
+    if (route == NGX_DERP_NO_ROUTE) {
+        ngx_derp_route_unknown(s, key, &span, NGX_DERP_DROP_UNKNOWN_DEST);
+
+    } else if (route & NGX_DERP_ROUTE_LINK) {
 
         /* the destination's key follows the source's */
 
-        packet.body -= NGX_DERP_KEY_LEN;
-        packet.len += NGX_DERP_KEY_LEN;
+        span.pos -= NGX_DERP_KEY_LEN;
+        span.head = NGX_DERP_FORWARD_OFFSET;
 
-    }
-
-    ngx_derp_route_head(&packet, NGX_DERP_SEND_PACKET, s->key);
-
-    if (route == NGX_DERP_NO_ROUTE) {
-        ngx_derp_route_unknown(s, key, &packet, NGX_DERP_DROP_UNKNOWN_DEST);
-        rc = NGX_OK;
+        rc = ngx_derp_route_dispatch(s, route, &span, NGX_DERP_FORWARD_PACKET,
+                                     s->key);
+        counters->forwarded_out += (rc == NGX_OK);
 
     } else {
-        rc = ngx_derp_route_dispatch(s, route, &packet);
+        ngx_derp_span_gather(&span, last);
+
+        rc = ngx_derp_route_dispatch(s, route, &span, NGX_DERP_RECV_PACKET,
+                                     s->key);
     }
 
-    if (rc != NGX_AGAIN) {
-        counters = &s->relay->region.member->counters;
+    if (rc == NGX_OK) {
+        *len = span.last - frame;
 
-        s->traffic.packets_in++;
-        s->traffic.bytes_in += packet.size;
-        counters->packets_received++;
-        counters->bytes_received += packet.size;
-
-        if (route & NGX_DERP_ROUTE_LINK) {
-            counters->forwarded_out++;
-        }
+        ngx_derp_route_received(s, &span);
+        counters->packets_received += span.packets;
+        counters->bytes_received += ngx_derp_span_bytes(&span);
     }
 
     return rc;
@@ -80,37 +86,42 @@ ngx_derp_route_send(ngx_derp_session_t *s, u_char *frame, size_t len)
 ngx_int_t
 ngx_derp_route_forward(ngx_derp_session_t *s, u_char *frame, size_t len)
 {
-    u_char             *key;
-    ngx_int_t           rc;
-    ngx_derp_route_t    route;
-    ngx_derp_packet_t   packet;
+    u_char            *key, source[NGX_DERP_KEY_LEN];
+    ngx_int_t          rc;
+    ngx_derp_span_t    span;
+    ngx_derp_route_t   route;
 
+    rc = NGX_OK;
     key = frame + NGX_DERP_PACKET_OFFSET;
 
-    packet.body = frame + NGX_DERP_FORWARD_OFFSET;
-    packet.size = len - NGX_DERP_FORWARD_OFFSET;
-    packet.len = packet.size;
-    packet.kind = ngx_derp_is_disco(packet.body, packet.size);
+    /* the source's key takes the place of the destination's */
 
-    ngx_derp_route_head(&packet, NGX_DERP_FORWARD_PACKET,
-                        frame + NGX_DERP_HEADER_LEN);
+    ngx_memcpy(source, frame + NGX_DERP_HEADER_LEN, NGX_DERP_KEY_LEN);
 
-    route = ngx_derp_registry_find(&s->relay->region, key, &s->last);
+    span.pos = frame + NGX_DERP_KEY_LEN;
+    span.last = frame + len;
+    span.packets = 1;
+    span.head = NGX_DERP_PACKET_OFFSET;
+
+    route = ngx_derp_route_find(s, key);
+
+    if (route == NGX_DERP_ROUTE_AGAIN) {
+        return ngx_derp_session_wait(s);
+    }
 
     /* a packet crosses one mesh hop at most */
 
     if (route == NGX_DERP_NO_ROUTE || route & NGX_DERP_ROUTE_LINK) {
-        ngx_derp_route_unknown(s, key, &packet,
+        ngx_derp_route_unknown(s, key, &span,
                                NGX_DERP_DROP_UNKNOWN_DEST_ON_FWD);
-        rc = NGX_OK;
 
     } else {
-        rc = ngx_derp_route_dispatch(s, route, &packet);
+        rc = ngx_derp_route_dispatch(s, route, &span, NGX_DERP_RECV_PACKET,
+                                     source);
     }
 
-    if (rc != NGX_AGAIN) {
-        s->traffic.packets_in++;
-        s->traffic.bytes_in += packet.size;
+    if (rc == NGX_OK) {
+        ngx_derp_route_received(s, &span);
         s->relay->region.member->counters.forwarded_in++;
     }
 
@@ -118,58 +129,62 @@ ngx_derp_route_forward(ngx_derp_session_t *s, u_char *frame, size_t len)
 }
 
 
-/*
- * Within nginx a packet keeps the type under which it came; it gets the one
- * under which it leaves when it is delivered.
- */
+/* Who repairs the registry may stand still: then nobody waits for long. */
 
-static void
-ngx_derp_route_head(ngx_derp_packet_t *packet, ngx_uint_t type, u_char *source)
+static ngx_derp_route_t
+ngx_derp_route_find(ngx_derp_session_t *s, u_char *key)
 {
-    u_char  *p;
+    ngx_derp_route_t  route;
 
-    p = ngx_derp_put_header(packet->head, type, NGX_DERP_KEY_LEN + packet->len);
-    ngx_memcpy(p, source, NGX_DERP_KEY_LEN);
+    route = ngx_derp_registry_find(&s->relay->region, key, &s->last);
+
+    return (route == NGX_DERP_ROUTE_AGAIN && s->relay->stalled)
+           ? NGX_DERP_NO_ROUTE : route;
 }
 
 
 static ngx_int_t
 ngx_derp_route_dispatch(ngx_derp_session_t *s, ngx_derp_route_t route,
-    ngx_derp_packet_t *packet)
+    ngx_derp_span_t *span, ngx_uint_t type, u_char *source)
 {
-    if (ngx_derp_route_slot(route) == s->relay->region.slot) {
-        ngx_derp_route_deliver(s->relay, route, packet);
-        return NGX_OK;
+    if (ngx_derp_route_slot(route) != s->relay->region.slot) {
+        return ngx_derp_exchange_send(s, route, span, type, source);
     }
 
-    return ngx_derp_exchange_send(s, route, packet);
+    ngx_derp_span_turn(span, span->pos, type, source);
+    ngx_derp_route_deliver(s->relay, route, span);
+
+    return NGX_OK;
 }
 
 
 void
 ngx_derp_route_deliver(ngx_derp_relay_t *relay, ngx_derp_route_t route,
-    ngx_derp_packet_t *packet)
+    ngx_derp_span_t *span)
 {
-    ngx_uint_t           forwarded;
     ngx_derp_session_t  *s;
 
     s = ngx_derp_session_find(relay, route);
 
     if (s == NULL) {
-        ngx_derp_count_drop(&relay->region, NGX_DERP_DROP_GONE_DISCONNECTED,
-                            packet->kind, packet->size);
+        ngx_derp_span_drop(span, &relay->region,
+                           NGX_DERP_DROP_GONE_DISCONNECTED);
         return;
     }
 
-    forwarded = (packet->head[0] == NGX_DERP_FORWARD_PACKET);
-
-    packet->head[0] = s->link ? NGX_DERP_FORWARD_PACKET : NGX_DERP_RECV_PACKET;
-
-    ngx_derp_outbox_packet(s, packet);
+    ngx_derp_outbox_span(s, span);
 
     if (s->link == NULL) {
-        ngx_derp_heard_note(s, packet->head + NGX_DERP_HEADER_LEN, forwarded);
+        ngx_derp_heard_note(s, span->pos + NGX_DERP_HEADER_LEN);
     }
+}
+
+
+static void
+ngx_derp_route_received(ngx_derp_session_t *s, ngx_derp_span_t *span)
+{
+    s->traffic.packets_in += span->packets;
+    s->traffic.bytes_in += ngx_derp_span_bytes(span);
 }
 
 
@@ -177,14 +192,14 @@ ngx_derp_route_deliver(ngx_derp_relay_t *relay, ngx_derp_route_t route,
 
 static void
 ngx_derp_route_unknown(ngx_derp_session_t *s, u_char *key,
-    ngx_derp_packet_t *packet, ngx_derp_drop_e reason)
+    ngx_derp_span_t *span, ngx_derp_drop_e reason)
 {
     u_char      frame[NGX_DERP_PEER_GONE_FRAME];
     ngx_msec_t  now;
 
-    ngx_derp_count_drop(&s->relay->region, reason, packet->kind, packet->size);
+    ngx_derp_span_drop(span, &s->relay->region, reason);
 
-    if (packet->kind != NGX_DERP_DISCO) {
+    if (!ngx_derp_is_disco(span->pos + span->head, ngx_derp_span_bytes(span))) {
         return;
     }
 

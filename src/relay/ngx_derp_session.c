@@ -6,12 +6,17 @@
 
 #include "ngx_derp_session.h"
 #include "ngx_derp_client.h"
+#include "ngx_derp_exchange.h"
 #include "ngx_derp_heard.h"
+#include "ngx_derp_lock.h"
 #include "ngx_derp_login.h"
 #include "ngx_derp_mesh.h"
 #include "ngx_derp_watch.h"
 #include "ngx_derp_worker.h"
 
+
+/* who has had the zone's lock for so many ms does not go on */
+#define NGX_DERP_LOCK_STALL    500
 
 /* derper's -tcp-user-timeout, in milliseconds */
 #define NGX_DERP_USER_TIMEOUT  15000
@@ -26,8 +31,12 @@ typedef struct {
      */
     ngx_int_t   (*check)(ngx_derp_session_t *s, ngx_uint_t type, size_t len);
 
-    /* NGX_AGAIN: the frame is to be offered again */
-    ngx_int_t   (*frame)(ngx_derp_session_t *s, u_char *frame, size_t len);
+    /*
+     * A whole frame of *len bytes.  What follows it before last may be taken
+     * along, *len is then more.  NGX_AGAIN: it is to be offered again.
+     */
+    ngx_int_t   (*frame)(ngx_derp_session_t *s, u_char *frame, size_t *len,
+                         u_char *last);
 
     void        (*timer)(ngx_derp_session_t *s);
 } ngx_derp_state_t;
@@ -37,11 +46,18 @@ static void ngx_derp_session_tcp(ngx_connection_t *c);
 static void ngx_derp_session_read_handler(ngx_event_t *rev);
 static void ngx_derp_session_write_handler(ngx_event_t *wev);
 static void ngx_derp_session_receive(ngx_derp_session_t *s);
-static void ngx_derp_session_process(ngx_derp_session_t *s, u_char *p,
+static ngx_int_t ngx_derp_session_read(ngx_derp_session_t *s);
+static size_t ngx_derp_session_rest(ngx_derp_session_t *s);
+static ssize_t ngx_derp_session_recv(ngx_derp_session_t *s, size_t rest);
+static void ngx_derp_session_process_held(ngx_derp_session_t *s);
+static u_char *ngx_derp_session_process(ngx_derp_session_t *s, u_char *p,
     u_char *last);
-static void ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p, size_t len);
+static void ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p,
+    u_char *last);
 static void ngx_derp_session_put_in(ngx_derp_session_t *s);
+static ngx_uint_t ngx_derp_session_denied(ngx_derp_relay_t *relay);
 static void ngx_derp_session_unregister(ngx_derp_session_t *s);
+static void ngx_derp_session_remove(ngx_derp_session_t *s);
 static void ngx_derp_session_log_end(ngx_derp_session_t *s);
 static u_char *ngx_derp_session_log_error(ngx_log_t *log, u_char *buf,
     size_t len);
@@ -53,6 +69,13 @@ static const ngx_derp_state_t  ngx_derp_states[] = {
         "awaiting derp client info",
         ngx_derp_login_check,
         ngx_derp_login_frame,
+        ngx_derp_login_timer
+    },
+
+    [NGX_DERP_STATE_ENTERING] = {
+        "awaiting the derp registry",
+        ngx_derp_login_check,
+        ngx_derp_login_enter,
         ngx_derp_login_timer
     },
 
@@ -77,6 +100,23 @@ static const ngx_derp_state_t  ngx_derp_states[] = {
         ngx_derp_mesh_timer
     }
 };
+
+
+ngx_uint_t
+ngx_derp_session_refused(ngx_derp_relay_t *relay)
+{
+    if (relay->sessions == NULL) {
+        return 1;
+    }
+
+    if (ngx_derp_registry_full(&relay->region)) {
+        ngx_derp_worker_complain(relay, "has no room for another client: "
+                                 "increase its \"zone\"");
+        return 1;
+    }
+
+    return 0;
+}
 
 
 ngx_int_t
@@ -112,7 +152,7 @@ ngx_derp_session_begin(ngx_derp_session_t *s, u_char *data, size_t len)
     rev = s->connection->read;
 
     if (len) {
-        ngx_derp_session_keep(s, data, len);
+        ngx_derp_session_keep(s, data, data + len);
         ngx_derp_session_resume(s);
 
     } else if (rev->ready) {
@@ -245,6 +285,7 @@ ngx_derp_session_read_handler(ngx_event_t *rev)
     }
 
     if (c->close || c->error) {
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_SHUTDOWN);
         ngx_derp_session_fail(s, "worker is shutting down");
         return;
     }
@@ -292,64 +333,22 @@ ngx_derp_session_write_handler(ngx_event_t *wev)
 static void
 ngx_derp_session_receive(ngx_derp_session_t *s)
 {
-    size_t             held;
-    u_char            *buf;
-    ssize_t            n;
-    ngx_event_t       *rev;
-    ngx_connection_t  *c;
+    ngx_uint_t    resumed;
+    ngx_event_t  *rev;
 
-    c = s->connection;
-    rev = c->read;
-    buf = ngx_derp_worker.buffer;
-    held = s->in ? s->in->last - s->in->pos : 0;
+    rev = s->connection->read;
 
-    if (s->resumed) {
-        s->resumed = 0;
+    resumed = s->resumed;
+    s->resumed = 0;
 
-        ngx_memcpy(buf, s->in->pos, held);
-        ngx_derp_session_process(s, buf, buf + held);
+    if (resumed && s->in) {
+        ngx_derp_session_process_held(s);
 
-        if (rev->ready && !s->paused && s->state != NGX_DERP_STATE_CLOSING) {
-            ngx_post_event(rev, &ngx_posted_next_events);
-        }
-
-        return;
-    }
-
-    n = c->recv(c, buf + held, NGX_DERP_READ_SIZE);
-
-    if (n == NGX_AGAIN) {
-        if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-            ngx_derp_session_fail(s, "read event failed");
-        }
-
-        return;
-    }
-
-    if (n == NGX_ERROR) {
-        c->error = 1;
-        ngx_derp_session_fail(s, "read failed");
-        return;
-    }
-
-    if (n == 0) {
-        ngx_derp_session_fail(s, "client closed");
-        return;
-    }
-
-    if (held) {
-        ngx_memcpy(buf, s->in->pos, held);
-    }
-
-    /* of several connections with a key the last to speak is the active one */
-
-    if (s->state == NGX_DERP_STATE_CLIENT
-        && ngx_derp_registry_route(&s->relay->region, &s->peer) != s->route)
+    } else if (ngx_derp_exchange_test(s) == NGX_AGAIN
+               || ngx_derp_session_read(s) != NGX_OK)
     {
-        ngx_derp_registry_activate(&s->relay->region, s->route);
+        return;
     }
-
-    ngx_derp_session_process(s, buf, buf + held + n);
 
     /* the others come first, then what is left in the socket */
 
@@ -361,7 +360,170 @@ ngx_derp_session_receive(ngx_derp_session_t *s)
 }
 
 
+static ngx_int_t
+ngx_derp_session_read(ngx_derp_session_t *s)
+{
+    u_char   *p, *last;
+    size_t    rest, held;
+    ssize_t   n;
+
+    rest = ngx_derp_session_rest(s);
+    n = ngx_derp_session_recv(s, rest);
+
+    if (n <= 0) {
+        return NGX_ERROR;
+    }
+
+    /* of several connections with a key the last to speak is the active one */
+
+    if (s->state == NGX_DERP_STATE_CLIENT
+        && ngx_derp_registry_route(&s->relay->region, &s->peer) != s->route)
+    {
+        ngx_derp_registry_activate(&s->relay->region, s->route);
+    }
+
+    p = ngx_derp_worker.buffer;
+    last = p + n;
+
+    if (rest) {
+        s->in->last += ngx_min((size_t) n, rest);
+
+        if ((size_t) n < rest) {
+            return NGX_OK;
+        }
+
+        last -= rest;
+
+        if (ngx_derp_session_process(s, s->in->pos, s->in->last) == s->in->last)
+        {
+            ngx_derp_session_put_in(s);
+        }
+    }
+
+    if (s->in) {
+        held = s->in->last - s->in->pos;
+        p -= held;
+        ngx_memcpy(p, s->in->pos, held);
+    }
+
+    if (!s->paused) {
+        p = ngx_derp_session_process(s, p, last);
+    }
+
+    if (s->state != NGX_DERP_STATE_CLOSING) {
+        ngx_derp_session_keep(s, p, last);
+    }
+
+    return NGX_OK;
+}
+
+
+/* What is missing of a large frame, which has a buffer that holds it whole. */
+
+static size_t
+ngx_derp_session_rest(ngx_derp_session_t *s)
+{
+    size_t           len, held;
+    ngx_derp_buf_t  *in;
+
+    in = s->in;
+
+    if (in == NULL || in->last - in->pos < NGX_DERP_HEADER_LEN) {
+        return 0;
+    }
+
+    held = in->last - in->pos;
+    len = ngx_derp_frame_len(in->pos);
+
+    if (len < NGX_DERP_RECORD || len > (size_t) (in->end - in->pos)) {
+        return 0;
+    }
+
+    return len - held;
+}
+
+
+/* To where the rest of a large frame belongs, and on to the worker's buffer. */
+
+static ssize_t
+ngx_derp_session_recv(ngx_derp_session_t *s, size_t rest)
+{
+    ssize_t            n;
+    ngx_buf_t          frame, buffer;
+    ngx_chain_t        in[2];
+    ngx_connection_t  *c;
+
+    c = s->connection;
+
+    if (rest) {
+        frame.last = s->in->last;
+        frame.end = frame.last + rest;
+        buffer.last = ngx_derp_worker.buffer;
+        buffer.end = buffer.last + NGX_DERP_READ_SIZE;
+
+        in[0].buf = &frame;
+        in[0].next = &in[1];
+        in[1].buf = &buffer;
+        in[1].next = NULL;
+
+        n = c->recv_chain(c, in, 0);
+
+    } else {
+        n = c->recv(c, ngx_derp_worker.buffer, NGX_DERP_READ_SIZE);
+    }
+
+    if (n == NGX_AGAIN) {
+        if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
+            ngx_derp_session_fail(s, "read event failed");
+        }
+
+    } else if (n == NGX_ERROR) {
+        c->error = 1;
+        ngx_derp_session_fail(s, "read failed");
+
+    } else if (n == 0) {
+        ngx_derp_session_fail(s, "client closed");
+    }
+
+    return n;
+}
+
+
+/* What a paused session has kept is processed where it is. */
+
 static void
+ngx_derp_session_process_held(ngx_derp_session_t *s)
+{
+    u_char          *p;
+    size_t           len;
+    ngx_derp_buf_t  *in;
+
+    in = s->in;
+    p = ngx_derp_session_process(s, in->pos, in->last);
+
+    if (s->state == NGX_DERP_STATE_CLOSING) {
+        return;
+    }
+
+    if (s->paused) {
+        in->pos = p;
+        return;
+    }
+
+    len = in->last - p;
+
+    ngx_memcpy(ngx_derp_worker.buffer, p, len);
+    ngx_derp_session_keep(s, ngx_derp_worker.buffer,
+                          ngx_derp_worker.buffer + len);
+}
+
+
+/*
+ * Frame by frame, or as many as the state takes at once.  Returns what is left:
+ * half a frame, or what is to be offered again.
+ */
+
+static u_char *
 ngx_derp_session_process(ngx_derp_session_t *s, u_char *p, u_char *last)
 {
     size_t                   len;
@@ -376,77 +538,72 @@ ngx_derp_session_process(ngx_derp_session_t *s, u_char *p, u_char *last)
         }
 
         if (last - p < NGX_DERP_HEADER_LEN) {
-            break;
+            return p;
         }
 
         state = &ngx_derp_states[s->state];
-        len = ngx_derp_get_uint32(p + 1);
+        len = ngx_derp_frame_len(p);
 
-        switch (state->check(s, p[0], len)) {
+        switch (state->check(s, p[0], len - NGX_DERP_HEADER_LEN)) {
 
         case NGX_OK:
             break;
 
         case NGX_DECLINED:
             p += NGX_DERP_HEADER_LEN;
-            s->skip = len;
+            s->skip = len - NGX_DERP_HEADER_LEN;
             continue;
 
         default:
-            return;
+            return p;
         }
 
-        len += NGX_DERP_HEADER_LEN;
-
-        if ((size_t) (last - p) < len) {
-            break;
+        if ((size_t) (last - p) < len
+            || state->frame(s, p, &len, last) != NGX_OK)
+        {
+            return p;
         }
 
-        switch (state->frame(s, p, len)) {
-
-        case NGX_OK:
-            p += len;
-            break;
-
-        case NGX_AGAIN:
-            goto done;
-
-        default:
-            return;
-        }
+        p += len;
 
         if (s->state == NGX_DERP_STATE_CLOSING) {
-            return;
+            return p;
         }
     }
-
-done:
-
-    ngx_derp_session_keep(s, p, last - p);
 }
 
 
 /* What is left of what was read is all that a session has of its own. */
 
 static void
-ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p, size_t len)
+ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p, u_char *last)
 {
+    size_t               len, size;
     ngx_queue_t         *q;
     ngx_derp_buf_t      *buf;
-    ngx_derp_bufs_t     *bufs;
     ngx_derp_session_t  *other;
 
-    bufs = &ngx_derp_worker.bufs;
-
     ngx_derp_session_put_in(s);
+
+    len = last - p;
+    size = len;
 
     if (len == 0) {
         return;
     }
 
-    s->in = ngx_derp_buf_get(bufs, len, s->connection->log);
+    /* the rest of a large packet is read to where it is kept */
+
+    if (s->state == NGX_DERP_STATE_CLIENT && !s->paused
+        && len >= NGX_DERP_HEADER_LEN)
+    {
+        size = ngx_max(size, ngx_derp_frame_len(p));
+    }
+
+    s->in = ngx_derp_buf_get(&ngx_derp_worker.bufs, size, s->connection->log);
 
     if (s->in == NULL) {
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_MEMORY);
         ngx_derp_session_fail(s, "no memory for half a frame");
         return;
     }
@@ -469,6 +626,7 @@ ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p, size_t len)
         }
 
         ngx_derp_session_put_in(other);
+        ngx_derp_session_login_fails(other, NGX_DERP_LOGIN_MEMORY);
         ngx_derp_session_fail(other, "too much memory is in use");
     }
 }
@@ -499,9 +657,98 @@ ngx_derp_session_resume(ngx_derp_session_t *s)
 }
 
 
+ngx_int_t
+ngx_derp_session_wait(ngx_derp_session_t *s)
+{
+    ngx_queue_insert_tail(&s->relay->denied, &s->waiting);
+    s->paused = 1;
+
+    ngx_derp_worker_post();
+
+    return NGX_AGAIN;
+}
+
+
+void
+ngx_derp_session_retry(ngx_derp_relay_t *relay)
+{
+    ngx_queue_t          queue, *q;
+    ngx_derp_session_t  *s;
+
+    if (ngx_derp_session_denied(relay)) {
+        return;
+    }
+
+    /* who has to wait again does so in the new queue */
+
+    ngx_queue_init(&queue);
+    ngx_queue_add(&queue, &relay->denied);
+    ngx_queue_init(&relay->denied);
+
+    while (!ngx_queue_empty(&queue)) {
+        q = ngx_queue_head(&queue);
+        s = ngx_queue_data(q, ngx_derp_session_t, waiting);
+
+        ngx_queue_remove(q);
+
+        if (s->state == NGX_DERP_STATE_CLOSING) {
+            ngx_derp_session_remove(s);
+            continue;
+        }
+
+        s->paused = 0;
+        ngx_derp_session_resume(s);
+    }
+}
+
+
+/* Whether all that waits for the lock of the zone is to wait on. */
+
+static ngx_uint_t
+ngx_derp_session_denied(ngx_derp_relay_t *relay)
+{
+    if (!relay->region.denied
+        && !relay->stalled
+        && ngx_queue_empty(&relay->denied))
+    {
+        relay->denied_since = 0;
+        return 1;
+    }
+
+    if (ngx_derp_lock(&relay->region) == NGX_OK) {
+        ngx_derp_unlock(&relay->region);
+
+        relay->denied_since = 0;
+        relay->stalled = 0;
+
+        return 0;
+    }
+
+    if (relay->denied_since == 0) {
+        relay->denied_since = ngx_current_msec;
+    }
+
+    if (relay->stalled
+        || ngx_current_msec - relay->denied_since < NGX_DERP_LOCK_STALL)
+    {
+        return 1;
+    }
+
+    /* who need not have it goes on now, and waits no more */
+
+    relay->stalled = 1;
+    ngx_derp_worker_complain(relay, "has its registry locked by a worker "
+                             "that does not go on: nobody can log in");
+
+    return 0;
+}
+
+
 void
 ngx_derp_session_unblocked(ngx_derp_session_t *s)
 {
+    s->pong = 0;
+
     if (s->watch) {
         ngx_derp_worker_post();
     }
@@ -542,6 +789,17 @@ ngx_derp_session_fail(ngx_derp_session_t *s, char *reason)
 
 
 void
+ngx_derp_session_login_fails(ngx_derp_session_t *s, ngx_derp_login_e reason)
+{
+    if (s->state == NGX_DERP_STATE_LOGIN
+        || s->state == NGX_DERP_STATE_ENTERING)
+    {
+        s->login = reason;
+    }
+}
+
+
+void
 ngx_derp_session_close(ngx_derp_session_t *s)
 {
     ngx_connection_t  *c;
@@ -558,7 +816,7 @@ ngx_derp_session_close(ngx_derp_session_t *s)
     ngx_derp_heard_forget(s);
     ngx_derp_watch_stop(s);
 
-    /* off the registry: packets of other workers on the way are dropped */
+    /* packets of other workers on the way are dropped from here on */
 
     if (s->route) {
         ngx_derp_session_unregister(s);
@@ -567,6 +825,10 @@ ngx_derp_session_close(ngx_derp_session_t *s)
     ngx_derp_outbox_destroy(s);
 
     ngx_derp_session_put_in(s);
+
+    if (s->link == NULL && s->login != NGX_DERP_LOGIN_OK) {
+        relay->region.member->counters.login_failures[s->login]++;
+    }
 
     ngx_derp_session_log_end(s);
 
@@ -587,6 +849,33 @@ ngx_derp_session_close(ngx_derp_session_t *s)
         relay->close(c);
     }
 
+    /* off the registry, which is all that still knows of it */
+
+    s->removed = 0;
+    ngx_derp_session_remove(s);
+}
+
+
+/* As soon as the zone's lock is to be had; what a link announced, by parts. */
+
+static void
+ngx_derp_session_remove(ngx_derp_session_t *s)
+{
+    ngx_derp_relay_t  *relay;
+
+    relay = s->relay;
+
+    if (s->route) {
+        relay->changed = 1;
+
+        if (ngx_derp_registry_remove(&relay->region, s->route, &s->removed)
+            == NGX_AGAIN)
+        {
+            (void) ngx_derp_session_wait(s);
+            return;
+        }
+    }
+
     ngx_free(s);
 }
 
@@ -600,9 +889,6 @@ ngx_derp_session_unregister(ngx_derp_session_t *s)
     relay = s->relay;
 
     relay->sessions[ngx_derp_route_index(s->route)] = NULL;
-
-    ngx_derp_registry_remove(&relay->region, s->route);
-    relay->changed = 1;
 
     if (s->link) {
         return;

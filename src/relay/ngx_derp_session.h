@@ -16,6 +16,7 @@
 
 typedef enum {
     NGX_DERP_STATE_LOGIN = 0,       /* awaits ClientInfo */
+    NGX_DERP_STATE_ENTERING,        /* to be registered: has shown who it is */
     NGX_DERP_STATE_CLIENT,          /* registered */
     NGX_DERP_STATE_LINK_LOGIN,      /* awaits the other relay's ServerKey */
     NGX_DERP_STATE_LINK,            /* to another relay, registered */
@@ -53,6 +54,7 @@ struct ngx_derp_session_s {
     ngx_derp_route_t      route;        /* its own, once registered */
     ngx_derp_handle_t     peer;         /* its own key's */
     ngx_derp_handle_t     last;         /* the last destination's */
+    uint64_t              born;         /* the journal's head at its login */
 
     u_char                key[NGX_DERP_KEY_LEN];
 
@@ -67,21 +69,23 @@ struct ngx_derp_session_s {
     ngx_derp_link_t      *link;
 
     ngx_queue_t           queue;        /* in the relay's all */
-    ngx_queue_t           waiting;      /* for room in a channel; closing */
+    ngx_queue_t           waiting;      /* for what it is paused by; closing */
 
     ngx_msec_t            started;
     ngx_msec_t            not_here;     /* when the next PeerGone is due */
 
     union {
         ngx_derp_origin_t   origin;     /* until the login is done */
-        ngx_derp_traffic_t  traffic;    /* from then on */
+        ngx_derp_traffic_t  traffic;    /* from then on, */
+        uint32_t            removed;    /* and once it is closed */
     };
 
     char                 *reason;       /* why it is being closed */
 
     uint8_t               state;
+    uint8_t               login;        /* NGX_DERP_LOGIN_...: how it ended */
     uint8_t               flags;        /* NGX_DERP_PRESENT_... */
-    unsigned              paused:1;     /* by a channel without room */
+    unsigned              paused:1;     /* by a channel, or the zone's lock */
     unsigned              resumed:1;    /* what it holds is to be processed */
     unsigned              pong:1;       /* one is waiting */
     unsigned              mesh:1;       /* knows the mesh key */
@@ -89,6 +93,12 @@ struct ngx_derp_session_s {
     unsigned              draining:1;
 };
 
+
+/*
+ * Whether a relay has no part in this worker, as no slot was free, or no room
+ * for another client, which is then logged.
+ */
+ngx_uint_t ngx_derp_session_refused(ngx_derp_relay_t *relay);
 
 /*
  * Takes a connection over that ServerKey has been sent by: from here on it is
@@ -128,13 +138,30 @@ ngx_int_t ngx_derp_session_breach(ngx_derp_session_t *s, char *what,
 void ngx_derp_session_fail(ngx_derp_session_t *s, char *reason);
 
 /*
+ * Says why a login is about to fail, which is counted when its session ends;
+ * of a session in another state it says nothing.
+ */
+void ngx_derp_session_login_fails(ngx_derp_session_t *s,
+    ngx_derp_login_e reason);
+
+/*
  * The one place where a session ends.  Only at the end of a turn, when nobody
- * holds a pointer to it any more.
+ * holds a pointer to it any more.  Where the zone's lock is not to be had, the
+ * registry has it a while longer than anybody else.
  */
 void ngx_derp_session_close(ngx_derp_session_t *s);
 
-/* Goes on with a session that a channel without room has paused. */
+/* Goes on with a session that has been paused. */
 void ngx_derp_session_resume(ngx_derp_session_t *s);
+
+/*
+ * The zone's lock is not to be had: the session is paused, and the frame at
+ * hand is to be offered again.  Always NGX_AGAIN.
+ */
+ngx_int_t ngx_derp_session_wait(ngx_derp_session_t *s);
+
+/* Goes on with those who wait for it, if it is to be had again.  In a turn. */
+void ngx_derp_session_retry(ngx_derp_relay_t *relay);
 
 /* The outbox has been emptied after it was blocked. */
 void ngx_derp_session_unblocked(ngx_derp_session_t *s);

@@ -22,12 +22,13 @@ struct ngx_derp_watch_s {
     ngx_derp_session_t   *session;
     uint64_t              cursor;       /* in the journal */
     uint32_t              flood;        /* the next peer to be told of */
+    uint32_t              passed;       /* where a flood before was, or 0 */
 };
 
 
 static ngx_uint_t ngx_derp_watch_tell(ngx_derp_watch_t *w);
 static ngx_int_t ngx_derp_watch_changes(ngx_derp_watch_t *w, ngx_uint_t *n);
-static void ngx_derp_watch_flood(ngx_derp_watch_t *w, ngx_uint_t *n);
+static ngx_int_t ngx_derp_watch_flood(ngx_derp_watch_t *w, ngx_uint_t *n);
 static void ngx_derp_watch_present(ngx_derp_session_t *s, u_char *key,
     u_char *addr, in_port_t port, ngx_uint_t flags);
 static void ngx_derp_watch_gone(ngx_derp_session_t *s, u_char *key);
@@ -51,9 +52,17 @@ ngx_derp_watch_start(ngx_derp_session_t *s)
 
         ngx_queue_insert_tail(&s->relay->watchers, &w->queue);
         s->relay->region.member->gauges.watchers++;
+
+        w->cursor = ngx_derp_journal_cursor(&s->relay->region);
+        w->passed = 0;
+
+    } else {
+
+        /* what it has been told of may have changed, and is still to be told */
+
+        w->passed = ngx_max(w->passed, w->flood);
     }
 
-    w->cursor = ngx_derp_journal_cursor(&s->relay->region);
     w->flood = 0;
 
     ngx_derp_worker_post();
@@ -131,7 +140,9 @@ ngx_derp_watch_tell(ngx_derp_watch_t *w)
             return 0;
         }
 
-        ngx_derp_watch_flood(w, &n);
+        if (ngx_derp_watch_flood(w, &n) == NGX_AGAIN) {
+            return 0;
+        }
     }
 
     /* a blocked one goes on when its socket takes more */
@@ -159,7 +170,7 @@ ngx_derp_watch_changes(ngx_derp_watch_t *w, ngx_uint_t *n)
             return rc;
         }
 
-        if (entry.peer >= w->flood) {
+        if (entry.peer >= w->flood && entry.peer >= w->passed) {
             continue;
         }
 
@@ -179,7 +190,9 @@ ngx_derp_watch_changes(ngx_derp_watch_t *w, ngx_uint_t *n)
 }
 
 
-static void
+/* NGX_AGAIN: in a later turn, when the zone's lock is to be had. */
+
+static ngx_int_t
 ngx_derp_watch_flood(ngx_derp_watch_t *w, ngx_uint_t *n)
 {
     ngx_uint_t           i, count;
@@ -197,10 +210,13 @@ ngx_derp_watch_flood(ngx_derp_watch_t *w, ngx_uint_t *n)
 
     case NGX_DONE:
         w->flood = NGX_DERP_FLOODED;
-        return;
+        return NGX_OK;
 
-    default: /* NGX_AGAIN */
-        return;
+    case NGX_AGAIN:
+        return NGX_AGAIN;
+
+    default: /* NGX_DECLINED: the journal comes first */
+        return NGX_OK;
     }
 
     for (i = 0; i < count; i++) {
@@ -211,6 +227,8 @@ ngx_derp_watch_flood(ngx_derp_watch_t *w, ngx_uint_t *n)
     }
 
     *n -= count;
+
+    return NGX_OK;
 }
 
 

@@ -17,25 +17,33 @@
 /* how often a worker looks after others that may have died */
 #define NGX_DERP_TICK            250
 
+/* and how often it tries what another's lock has kept it from */
+#define NGX_DERP_AGAIN           10
+
 /* free buffers that a worker keeps when it has nothing to do */
 #define NGX_DERP_KEEP            (1024 * 1024)
 
 #define NGX_DERP_COMPLAIN        10
 
 
+static ngx_int_t ngx_derp_worker_enter(void);
 static ngx_int_t ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log);
 static void ngx_derp_worker_leave(ngx_derp_relay_t *relay);
-static ngx_int_t ngx_derp_worker_add_bell(ngx_cycle_t *cycle);
+static ngx_int_t ngx_derp_worker_add_bell(void);
 static void ngx_derp_worker_bell_handler(ngx_event_t *ev);
 static void ngx_derp_worker_tick_handler(ngx_event_t *ev);
 static void ngx_derp_worker_exiting(void);
 static void ngx_derp_worker_turn_handler(ngx_event_t *ev);
 static ngx_uint_t ngx_derp_worker_take(void);
+static ngx_uint_t ngx_derp_worker_take_relay(ngx_derp_relay_t *relay);
+static ngx_uint_t ngx_derp_worker_reap(ngx_derp_relay_t *relay);
 static void ngx_derp_worker_flush(void);
 static void ngx_derp_worker_close(void);
 static void ngx_derp_worker_ring(void);
 static ngx_uint_t ngx_derp_worker_pending(void);
-static void ngx_derp_worker_read_journal(ngx_derp_relay_t *relay);
+static void ngx_derp_worker_again(ngx_event_t *ev);
+static void ngx_derp_worker_read_journal(ngx_derp_relay_t *relay,
+    uint64_t limit);
 static void ngx_derp_worker_close_marked(ngx_derp_relay_t *relay);
 
 
@@ -45,8 +53,11 @@ ngx_derp_worker_t  ngx_derp_worker = { .slot = NGX_DERP_NO_SLOT };
 ngx_int_t
 ngx_derp_worker_init(ngx_cycle_t *cycle, ngx_array_t *relays)
 {
-    ngx_uint_t          i;
-    ngx_derp_relay_t  **relay;
+    ngx_uint_t  i;
+
+    for (i = 0; i < NGX_DERP_HOLDERS; i++) {
+        ngx_queue_init(&ngx_derp_worker.holders[i]);
+    }
 
     ngx_derp_worker.relays = relays;
     ngx_derp_worker.log = cycle->log;
@@ -59,43 +70,84 @@ ngx_derp_worker_init(ngx_cycle_t *cycle, ngx_array_t *relays)
     ngx_derp_worker.turn.handler = ngx_derp_worker_turn_handler;
     ngx_derp_worker.turn.data = &ngx_derp_worker.dummy;
     ngx_derp_worker.turn.log = cycle->log;
+    ngx_derp_worker.turn.cancelable = 1;
 
     ngx_derp_worker.tick.handler = ngx_derp_worker_tick_handler;
     ngx_derp_worker.tick.data = &ngx_derp_worker.dummy;
     ngx_derp_worker.tick.log = cycle->log;
     ngx_derp_worker.tick.cancelable = 1;
 
-    ngx_derp_worker.buffer = ngx_alloc(NGX_DERP_READ_ROOM, cycle->log);
-    if (ngx_derp_worker.buffer == NULL) {
+    ngx_derp_worker.memory = ngx_alloc(NGX_DERP_READ_ROOM, cycle->log);
+    if (ngx_derp_worker.memory == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_derp_worker.slot = ngx_derp_slot_claim();
+    ngx_derp_worker.buffer = ngx_derp_worker.memory + NGX_DERP_READ_FRONT;
+
+    ngx_add_timer(&ngx_derp_worker.tick, 1);
+
+    return ngx_derp_worker_enter() == NGX_ERROR ? NGX_ERROR : NGX_OK;
+}
+
+
+/* What else this worker does is none of our business: it goes on trying. */
+
+static ngx_int_t
+ngx_derp_worker_enter(void)
+{
+    ngx_int_t           rc;
+    ngx_derp_relay_t  **relay;
+
+    if (ngx_derp_worker.slot == NGX_DERP_NO_SLOT) {
+        ngx_derp_worker.slot = ngx_derp_slot_claim();
+    }
 
     if (ngx_derp_worker.slot == NGX_DERP_NO_SLOT) {
 
-        /* what else this worker does is none of our business */
-
-        ngx_log_error(NGX_LOG_ERR, cycle->log, 0,
-                      "all %d derp slots are taken by workers that are still "
-                      "relaying, this one relays nothing: "
-                      "see \"worker_shutdown_timeout\"", NGX_DERP_SLOTS);
-        return NGX_OK;
-    }
-
-    relay = relays->elts;
-
-    for (i = 0; i < relays->nelts; i++) {
-        if (ngx_derp_worker_join(relay[i], cycle->log) != NGX_OK) {
-            return NGX_ERROR;
+        if (!ngx_derp_worker.late) {
+            ngx_log_error(NGX_LOG_ERR, ngx_derp_worker.log, 0,
+                          "all %d derp slots are taken by workers that are "
+                          "still relaying, this one relays nothing until one "
+                          "has gone: see \"worker_shutdown_timeout\"",
+                          NGX_DERP_SLOTS);
         }
+
+        ngx_derp_worker.late = 1;
+
+        return NGX_AGAIN;
     }
 
-    if (ngx_derp_worker_add_bell(cycle) != NGX_OK) {
+    if (ngx_derp_worker.bell == NULL && ngx_derp_worker_add_bell() != NGX_OK) {
         return NGX_ERROR;
     }
 
-    ngx_add_timer(&ngx_derp_worker.tick, 1);
+    relay = ngx_derp_worker.relays->elts;
+
+    while (ngx_derp_worker.joined < ngx_derp_worker.relays->nelts) {
+
+        rc = ngx_derp_worker_join(relay[ngx_derp_worker.joined],
+                                  ngx_derp_worker.log);
+
+        if (rc == NGX_AGAIN) {
+            ngx_derp_worker_complain(relay[ngx_derp_worker.joined],
+                                     "has its registry locked by a worker "
+                                     "that does not go on: this one relays "
+                                     "nothing yet");
+            ngx_derp_worker.late = 1;
+        }
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        ngx_derp_worker.joined++;
+    }
+
+    if (ngx_derp_worker.late) {
+        ngx_log_error(NGX_LOG_NOTICE, ngx_derp_worker.log, 0,
+                      "derp relays from now on");
+    }
+
     ngx_derp_worker_post();
 
     return NGX_OK;
@@ -106,11 +158,17 @@ static ngx_int_t
 ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log)
 {
     ngx_queue_init(&relay->all);
+    ngx_queue_init(&relay->denied);
     ngx_queue_init(&relay->watchers);
 
-    ngx_derp_zone_join(&relay->region, ngx_derp_worker.slot, log);
+    if (ngx_derp_zone_join(&relay->region, ngx_derp_worker.slot, log)
+        != NGX_OK)
+    {
+        return NGX_AGAIN;
+    }
 
     relay->cursor = ngx_derp_journal_cursor(&relay->region);
+    relay->head = relay->cursor;
 
     relay->notice.data = ngx_alloc(NGX_DERP_NOTICE_MAX, log);
     if (relay->notice.data == NULL) {
@@ -139,12 +197,12 @@ ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log)
 
 
 static ngx_int_t
-ngx_derp_worker_add_bell(ngx_cycle_t *cycle)
+ngx_derp_worker_add_bell(void)
 {
     ngx_connection_t  *c;
 
     c = ngx_get_connection(ngx_derp_slot_bell(ngx_derp_worker.slot),
-                           cycle->log);
+                           ngx_derp_worker.log);
     if (c == NULL) {
         return NGX_ERROR;
     }
@@ -154,8 +212,8 @@ ngx_derp_worker_add_bell(ngx_cycle_t *cycle)
     c->read->channel = 1;
     c->write->channel = 1;
 
-    c->read->log = cycle->log;
-    c->write->log = cycle->log;
+    c->read->log = ngx_derp_worker.log;
+    c->write->log = ngx_derp_worker.log;
     c->read->handler = ngx_derp_worker_bell_handler;
 
     ngx_derp_worker.bell = c;
@@ -187,7 +245,11 @@ ngx_derp_worker_exit(void)
 
     relay = ngx_derp_worker.relays->elts;
 
-    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+    if (ngx_derp_worker.turn.timer_set) {
+        ngx_del_timer(&ngx_derp_worker.turn);
+    }
+
+    for (i = 0; i < ngx_derp_worker.joined; i++) {
         ngx_derp_mesh_exit(relay[i]);
         ngx_derp_zone_leave(&relay[i]->region);
         ngx_derp_worker_leave(relay[i]);
@@ -197,7 +259,7 @@ ngx_derp_worker_exit(void)
     ngx_derp_worker.slot = NGX_DERP_NO_SLOT;
 
     ngx_derp_buf_trim(&ngx_derp_worker.bufs, 0);
-    ngx_free(ngx_derp_worker.buffer);
+    ngx_free(ngx_derp_worker.memory);
 }
 
 
@@ -258,11 +320,19 @@ ngx_derp_worker_tick_handler(ngx_event_t *ev)
     ngx_uint_t          i;
     ngx_derp_relay_t  **relay;
 
+    ngx_add_timer(ev, NGX_DERP_TICK);
+
+    if (ngx_derp_worker.joined < ngx_derp_worker.relays->nelts
+        && ngx_derp_worker_enter() != NGX_OK)
+    {
+        return;
+    }
+
     relay = ngx_derp_worker.relays->elts;
 
-    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+    for (i = 0; i < ngx_derp_worker.joined; i++) {
 
-        (void) ngx_derp_zone_reap(&relay[i]->region);
+        relay[i]->reap = 1;
 
         ngx_derp_exchange_tidy(relay[i]);
         ngx_derp_client_notice(relay[i]);
@@ -278,8 +348,6 @@ ngx_derp_worker_tick_handler(ngx_event_t *ev)
     ngx_derp_worker_post();
 
     ngx_derp_buf_trim(&ngx_derp_worker.bufs, NGX_DERP_KEEP);
-
-    ngx_add_timer(ev, NGX_DERP_TICK);
 }
 
 
@@ -301,7 +369,7 @@ ngx_derp_worker_exiting(void)
 
     relay = ngx_derp_worker.relays->elts;
 
-    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+    for (i = 0; i < ngx_derp_worker.joined; i++) {
         ngx_derp_client_drain(relay[i]);
     }
 }
@@ -331,6 +399,26 @@ ngx_derp_worker_turn_handler(ngx_event_t *ev)
         ngx_post_event(ev, &ngx_posted_next_events);
         ngx_derp_slot_wake(ngx_derp_worker.slot);
     }
+
+    ngx_derp_worker_again(ev);
+}
+
+
+/* Whatever the lock of a zone has kept from being done is tried in a turn. */
+
+static void
+ngx_derp_worker_again(ngx_event_t *ev)
+{
+    ngx_uint_t          i;
+    ngx_derp_relay_t  **relay;
+
+    relay = ngx_derp_worker.relays->elts;
+
+    for (i = 0; i < ngx_derp_worker.joined; i++) {
+        if (relay[i]->region.denied && !ev->timer_set) {
+            ngx_add_timer(ev, NGX_DERP_AGAIN);
+        }
+    }
 }
 
 
@@ -343,13 +431,68 @@ ngx_derp_worker_take(void)
     more = 0;
     relay = ngx_derp_worker.relays->elts;
 
-    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
-        more |= ngx_derp_exchange_receive(relay[i]);
-        ngx_derp_worker_read_journal(relay[i]);
+    for (i = 0; i < ngx_derp_worker.joined; i++) {
+
+        ngx_derp_session_retry(relay[i]);
+
+        more |= ngx_derp_worker_reap(relay[i]);
+        more |= ngx_derp_worker_take_relay(relay[i]);
         more |= ngx_derp_watch_run(relay[i]);
     }
 
     return more;
+}
+
+
+/* A part of what has died, in each turn: others are to get the lock, too. */
+
+static ngx_uint_t
+ngx_derp_worker_reap(ngx_derp_relay_t *relay)
+{
+    if (!relay->reap) {
+        return 0;
+    }
+
+    relay->reap = (ngx_derp_zone_reap(&relay->region) == NGX_AGAIN);
+
+    return relay->reap && !relay->region.denied;
+}
+
+
+/*
+ * A client's last packets were published before the journal said that it has
+ * left, and those of one who came again after that.  So the head comes first,
+ * then all packets that were there by then, and then the journal, up to the
+ * head, or to where a packet waits for it to be read.
+ */
+
+static ngx_uint_t
+ngx_derp_worker_take_relay(ngx_derp_relay_t *relay)
+{
+    ngx_uint_t  more;
+
+    if (relay->head == relay->cursor) {
+        relay->head = ngx_derp_journal_cursor(&relay->region);
+
+        if (relay->head != relay->cursor) {
+            ngx_derp_exchange_mark(relay);
+        }
+    }
+
+    more = ngx_derp_exchange_receive(relay);
+
+    ngx_derp_worker_read_journal(relay, ngx_derp_exchange_limit(relay));
+
+    return more;
+}
+
+
+void
+ngx_derp_worker_catch_up(ngx_derp_relay_t *relay, uint64_t born)
+{
+    while (relay->cursor < born) {
+        (void) ngx_derp_worker_take_relay(relay);
+    }
 }
 
 
@@ -361,7 +504,7 @@ ngx_derp_worker_flush(void)
 
     while (!ngx_queue_empty(&ngx_derp_worker.touched)) {
         q = ngx_queue_head(&ngx_derp_worker.touched);
-        s = ngx_queue_data(q, ngx_derp_session_t, out.touched);
+        s = ngx_queue_data(q, ngx_derp_session_t, out.link);
 
         ngx_derp_outbox_flush(s);
 
@@ -396,7 +539,7 @@ ngx_derp_worker_ring(void)
 
     relay = ngx_derp_worker.relays->elts;
 
-    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+    for (i = 0; i < ngx_derp_worker.joined; i++) {
 
         if (relay[i]->changed) {
             relay[i]->changed = 0;
@@ -416,7 +559,7 @@ ngx_derp_worker_pending(void)
 
     relay = ngx_derp_worker.relays->elts;
 
-    for (i = 0; i < ngx_derp_worker.relays->nelts; i++) {
+    for (i = 0; i < ngx_derp_worker.joined; i++) {
 
         if (ngx_derp_journal_cursor(&relay[i]->region) != relay[i]->cursor
             || ngx_derp_exchange_pending(relay[i]))
@@ -430,12 +573,16 @@ ngx_derp_worker_pending(void)
 
 
 static void
-ngx_derp_worker_read_journal(ngx_derp_relay_t *relay)
+ngx_derp_worker_read_journal(ngx_derp_relay_t *relay, uint64_t limit)
 {
     ngx_int_t         rc;
     ngx_derp_entry_t  entry;
 
-    for ( ;; ) {
+    if (relay->sweep) {
+        ngx_derp_heard_sweep(relay);
+    }
+
+    while (relay->cursor < limit) {
 
         rc = ngx_derp_journal_read(&relay->region, &relay->cursor, &entry);
 
@@ -447,7 +594,7 @@ ngx_derp_worker_read_journal(ngx_derp_relay_t *relay)
 
             /* what was to be done is found by looking */
 
-            relay->cursor = ngx_derp_journal_cursor(&relay->region);
+            relay->cursor = limit;
             ngx_derp_heard_sweep(relay);
             ngx_derp_worker_close_marked(relay);
             continue;

@@ -95,6 +95,11 @@ ngx_derp_get_uint32(u_char *p)
 }
 
 
+/* The length of a frame with its header, of which NGX_DERP_HEADER_LEN are. */
+#define ngx_derp_frame_len(p)                                                 \
+    (NGX_DERP_HEADER_LEN + (size_t) ngx_derp_get_uint32((p) + 1))
+
+
 static ngx_inline u_char *
 ngx_derp_put_uint32(u_char *p, uint32_t v)
 {

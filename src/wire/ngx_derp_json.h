@@ -1,6 +1,7 @@
 
 /*
- * All that is JSON in DERP: the one place for jansson.
+ * All that is JSON in DERP: the one place where jansson reads.  What it writes
+ * for people is in http/ngx_http_derp_status.c.
  *
  * Every function may be called in any process.
  */

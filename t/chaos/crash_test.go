@@ -2,7 +2,6 @@ package interop
 
 import (
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -157,10 +156,7 @@ func (s *server) victims(t *testing.T, round int, peer *fakePeer) (string, []int
 // A worker dies between having taken it upon itself to ring another and doing
 // so: what it had sent is delivered, and the other is not deaf.
 func TestKilledWhileRinging(t *testing.T) {
-	module := os.Getenv("TEST_DERP_FAULT_MODULE")
-	if module == "" {
-		t.Skip("NOT RUN: TEST_DERP_FAULT_MODULE names no module with fault points")
-	}
+	module := faultModule(t)
 	f := rounds(t, 10, 1, 30)
 	fs, path := newFault(t)
 	s := start(t, conf{workers: 3, module: module, env: []string{"NGX_DERP_FAULT=" + path}})

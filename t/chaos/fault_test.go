@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,8 +15,8 @@ import (
 	"unsafe"
 )
 
-// A fault is the switch by which a worker is killed in the midst of a change:
-// see src/region/ngx_derp_fault.h.
+// A fault is the switch by which a worker is killed or stopped in the midst of
+// a change: see src/region/ngx_derp_fault.h.
 type fault []byte
 
 const faultSize = 64
@@ -40,10 +41,13 @@ func newFault(t *testing.T) (fault, string) {
 	return mem, path
 }
 
-func (f fault) arm(point string, count uint32) {
+func (f fault) arm(point string, count uint32) { f.armWith(syscall.SIGKILL, point, count) }
+
+func (f fault) armWith(sig syscall.Signal, point string, count uint32) {
 	f.disarm()
 	clear(f[4:])
-	copy(f[4:faultSize-1], point)
+	binary.NativeEndian.PutUint32(f[4:], uint32(sig))
+	copy(f[8:faultSize-1], point)
 	atomic.StoreUint32(f.count(), count)
 }
 
@@ -89,12 +93,19 @@ func TestInboxFaultPoints(t *testing.T) {
 
 func inInbox(point string) bool { return strings.HasPrefix(point, "inbox_") }
 
-func dieAt(t *testing.T, zone string, points []string) {
+// faultModule is the module that has them.
+func faultModule(t *testing.T) string {
 	t.Helper()
 	module := os.Getenv("TEST_DERP_FAULT_MODULE")
 	if module == "" {
 		t.Skip("NOT RUN: TEST_DERP_FAULT_MODULE names no module with fault points")
 	}
+	return module
+}
+
+func dieAt(t *testing.T, zone string, points []string) {
+	t.Helper()
+	module := faultModule(t)
 	const n = 60
 	fs, path := newFault(t)
 	f := rounds(t, len(points), 6, 3*len(points))

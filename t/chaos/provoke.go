@@ -54,8 +54,8 @@ func (p *provoker) lead(point string) (func(), uint32) {
 		{"channel_remove_", p.killPasser},
 		{"region_remove_", p.kill},
 		{"region_reap", p.kill},
-		{"registry_remove_slot", p.kill},
-		{"slot_claim", p.kill},
+		{"registry_remove_some", p.kill},
+		{"slot_claim", p.kill}, // and slot_claimed
 		{"slot_alive", p.kill},
 		{"registry_first_conn", p.crowd},
 		{"channel_want", p.fill},
@@ -67,7 +67,6 @@ func (p *provoker) lead(point string) (func(), uint32) {
 		{"region_join", p.generation},
 		{"region_leave", p.generation},
 		{"lease_", p.generation},
-		{"registry_remove_link", p.remote.cut},
 		{"registry_add_link", p.remote.cut},
 		{"registry_activate", p.duplicate},
 	} {

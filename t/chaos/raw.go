@@ -22,8 +22,9 @@ import (
 // A raw client is one of which a test sends and reads each byte itself.
 type raw struct {
 	net.Conn
-	br  *bufio.Reader
-	key key.NodePublic
+	br   *bufio.Reader
+	priv key.NodePrivate
+	key  key.NodePublic
 }
 
 // dialRaw connects without TLS, with a receive buffer of so many bytes if that
@@ -89,8 +90,8 @@ func loginRaw(addr string, rcvbuf, ns int, wait time.Duration) (*raw, error) {
 	}
 	conn.SetDeadline(time.Now().Add(wait))
 	priv := key.NewNode()
-	r := &raw{Conn: conn, key: priv.Public()}
-	if err := r.login(priv); err != nil {
+	r := &raw{Conn: conn, priv: priv, key: priv.Public()}
+	if err := r.login(); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -99,11 +100,11 @@ func loginRaw(addr string, rcvbuf, ns int, wait time.Duration) (*raw, error) {
 	return r, nil
 }
 
-func (r *raw) login(priv key.NodePrivate) (err error) {
+func (r *raw) login() (err error) {
 	if r.br, err = switchProtocols(r.Conn); err != nil {
 		return err
 	}
-	c, err := derp.NewClient(priv, r.Conn, bufio.NewReadWriter(r.br, bufio.NewWriterSize(r.Conn, 512)), logger.Discard)
+	c, err := derp.NewClient(r.priv, r.Conn, bufio.NewReadWriter(r.br, bufio.NewWriterSize(r.Conn, 512)), logger.Discard)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@
 static void
 fuzz_check_session(ngx_derp_session_t *s, size_t *held, size_t *queued)
 {
+    size_t            bytes;
     ngx_uint_t        n[3];
     ngx_derp_buf_t   *buf;
 
@@ -23,10 +24,11 @@ fuzz_check_session(ngx_derp_session_t *s, size_t *held, size_t *queued)
         stub_assert(s->in->owner == s && s->in->pos < s->in->last);
     }
 
+    bytes = 0;
     ngx_memzero(n, sizeof(n));
 
     for (buf = s->out.queue; buf; buf = buf->next) {
-        *queued += ngx_derp_buf_size(buf);
+        bytes += ngx_derp_buf_size(buf);
         n[buf->kind]++;
     }
 
@@ -34,9 +36,15 @@ fuzz_check_session(ngx_derp_session_t *s, size_t *held, size_t *queued)
                 && n[0] <= NGX_DERP_QUEUE && n[1] <= NGX_DERP_QUEUE);
     stub_assert((uint8_t) n[2] == s->out.queued[2]);
 
-    if (s->out.held) {
-        *queued += ngx_derp_buf_size(s->out.buf);
+    if (s->out.buf) {
+        bytes += ngx_derp_buf_size(s->out.buf);
     }
+
+    *queued += bytes;
+
+    stub_assert(s->out.held == bytes);
+    stub_assert((s->out.holder != 0) == (n[0] != 0 || n[1] != 0));
+    stub_assert(s->out.queue == NULL || s->out.blocked);
 
     /* what is in a socket that takes more goes out at the turn's end */
 
@@ -150,6 +158,24 @@ fuzz_check_gone(ngx_derp_region_t *region)
 }
 
 
+/* each login has come to something, once */
+
+static void
+fuzz_check_logins(ngx_derp_counters_t *counters)
+{
+    uint64_t    logins;
+    ngx_uint_t  i;
+
+    logins = counters->logins;
+
+    for (i = 0; i < NGX_DERP_LOGIN_FAILURES; i++) {
+        logins += counters->login_failures[i];
+    }
+
+    stub_assert(counters->accepts == logins);
+}
+
+
 void
 fuzz_check_finished(void)
 {
@@ -161,6 +187,8 @@ fuzz_check_finished(void)
                 && fuzz_relay.region.member->gauges.home == 0
                 && fuzz_relay.region.member->gauges.not_ideal == 0
                 && fuzz_relay.region.member->gauges.watchers == 0);
+
+    fuzz_check_logins(&fuzz_relay.region.member->counters);
 
     fuzz_check_region(&fuzz_relay.region);
     fuzz_check_gone(&fuzz_relay.region);

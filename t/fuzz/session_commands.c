@@ -336,7 +336,7 @@ fuzz_refuse(fuzz_input_t *in)
 static void
 fuzz_memory_bound(fuzz_input_t *in)
 {
-    fuzz_relay.memory = fuzz_short(in) * 16;
+    fuzz_relay.buffers = fuzz_short(in) * 16;
 }
 
 

@@ -15,6 +15,9 @@
 
 
 static ssize_t fuzz_recv(ngx_connection_t *c, u_char *buf, size_t size);
+static ssize_t fuzz_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
+    off_t limit);
+static ssize_t fuzz_take(ngx_connection_t *c, u_char *buf, size_t size);
 static ssize_t fuzz_send(ngx_connection_t *c, u_char *buf, size_t size);
 
 
@@ -37,6 +40,7 @@ fuzz_open(fuzz_conn_t *fc)
     fc->c->read = &fc->read;
     fc->c->write = &fc->write;
     fc->c->recv = fuzz_recv;
+    fc->c->recv_chain = fuzz_recv_chain;
     fc->c->send = fuzz_send;
 
     fc->read.data = fc->c;
@@ -85,13 +89,63 @@ fuzz_conn(ngx_connection_t *c)
 static ssize_t
 fuzz_recv(ngx_connection_t *c, u_char *buf, size_t size)
 {
+    ssize_t  n;
+
+    stub_assert(buf == ngx_derp_worker.buffer && size == NGX_DERP_READ_SIZE);
+
+    n = fuzz_take(c, buf, size);
+
+    /* until the handler is done nobody is to look behind it */
+
+    if (n > 0) {
+        __asan_poison_memory_region(buf + n, size - n);
+    }
+
+    return n;
+}
+
+
+/* the rest of a frame, and what follows it */
+
+static ssize_t
+fuzz_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
+{
+    size_t   size;
+    ssize_t  n, more;
+
+    size = in->buf->end - in->buf->last;
+    stub_assert(limit == 0 && size > 0);
+
+    n = fuzz_take(c, in->buf->last, size);
+
+    in = in->next;
+    stub_assert(in->buf->end - in->buf->last == NGX_DERP_READ_SIZE);
+
+    if (n < (ssize_t) size || !c->read->ready) {
+        return n;
+    }
+
+    more = fuzz_recv(c, in->buf->last, NGX_DERP_READ_SIZE);
+
+    if (more <= 0) {
+
+        /* it is told the next time */
+
+        c->read->ready = 1;
+        return n;
+    }
+
+    return n + more;
+}
+
+
+static ssize_t
+fuzz_take(ngx_connection_t *c, u_char *buf, size_t size)
+{
     size_t        n;
     fuzz_conn_t  *fc;
 
     fc = fuzz_conn(c);
-
-    stub_assert(buf >= ngx_derp_worker.buffer
-                && buf + size <= ngx_derp_worker.buffer + NGX_DERP_READ_ROOM);
 
     n = ngx_min(fc->in_len, ngx_min(size, fc->chunk));
 
@@ -107,11 +161,6 @@ fuzz_recv(ngx_connection_t *c, u_char *buf, size_t size)
 
     c->read->ready = (fc->in_len != 0 || fc->eof || fc->broken);
 
-    /* until the handler is done nobody is to look behind it */
-
-    __asan_poison_memory_region(buf + n, ngx_derp_worker.buffer
-                                         + NGX_DERP_READ_ROOM - buf - n);
-
     return n;
 }
 
@@ -119,8 +168,8 @@ fuzz_recv(ngx_connection_t *c, u_char *buf, size_t size)
 void
 fuzz_handled(void)
 {
-    if (ngx_derp_worker.buffer) {
-        __asan_unpoison_memory_region(ngx_derp_worker.buffer,
+    if (ngx_derp_worker.memory) {
+        __asan_unpoison_memory_region(ngx_derp_worker.memory,
                                       NGX_DERP_READ_ROOM);
     }
 }

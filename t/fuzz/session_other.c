@@ -33,7 +33,7 @@ fuzz_other_join(void)
 
     fuzz_other.zone = fuzz_memory;
     stub_assert(ngx_derp_zone_open(&fuzz_other, fuzz_memory) == NGX_OK);
-    ngx_derp_zone_join(&fuzz_other, slot, &stub_log);
+    stub_assert(ngx_derp_zone_join(&fuzz_other, slot, &stub_log) == NGX_OK);
 
     stub_assert(ngx_derp_inbox_accept(&fuzz_other, &fuzz_inbox) == NGX_OK);
 
@@ -58,11 +58,13 @@ fuzz_other_leave(void)
 void
 fuzz_other_changes(fuzz_input_t *in)
 {
-    ngx_uint_t          what;
+    uint32_t            index;
+    ngx_uint_t          what, n;
     ngx_derp_client_t   client;
     ngx_derp_handle_t   handle;
 
     what = fuzz_byte(in);
+    index = 0;
 
     if (!fuzz_other_lives) {
         fuzz_other_join();
@@ -73,7 +75,9 @@ fuzz_other_changes(fuzz_input_t *in)
 
     case 0:
         if (fuzz_other_route != NGX_DERP_NO_ROUTE) {
-            ngx_derp_registry_remove(&fuzz_other, fuzz_other_route);
+            stub_assert(ngx_derp_registry_remove(&fuzz_other, fuzz_other_route,
+                                                 &index)
+                        == NGX_OK);
             fuzz_other_route = NGX_DERP_NO_ROUTE;
             break;
         }
@@ -97,7 +101,9 @@ fuzz_other_changes(fuzz_input_t *in)
             break;
         }
 
-        ngx_derp_registry_remove(&fuzz_other, fuzz_other_link);
+        stub_assert(ngx_derp_registry_remove(&fuzz_other, fuzz_other_link,
+                                             &index)
+                    == NGX_OK);
         fuzz_other_link = NGX_DERP_NO_ROUTE;
         break;
 
@@ -112,14 +118,15 @@ fuzz_other_changes(fuzz_input_t *in)
 
     case 3:
         if (fuzz_other_route != NGX_DERP_NO_ROUTE) {
-            ngx_derp_registry_activate(&fuzz_other, fuzz_other_route);
+            (void) ngx_derp_registry_activate(&fuzz_other, fuzz_other_route);
         }
 
         break;
 
     case 4:
         (void) ngx_derp_registry_close(&fuzz_other,
-                                       fuzz_public[what / 8 % FUZZ_CLIENTS]);
+                                       fuzz_public[what / 8 % FUZZ_CLIENTS],
+                                       &n);
         break;
 
     default:
@@ -192,14 +199,14 @@ fuzz_other_sends(fuzz_input_t *in)
         len += NGX_DERP_KEY_LEN;
     }
 
-    p = ngx_derp_channel_put(&fuzz_producer, route, len);
+    p = ngx_derp_channel_put(&fuzz_producer, route, len, 1, 0);
     if (p == NULL) {
         ngx_derp_inbox_leave(&fuzz_producer);
         return;
     }
 
     p = ngx_derp_put_header(p, key & 0x20 ? NGX_DERP_FORWARD_PACKET
-                                          : NGX_DERP_SEND_PACKET,
+                                          : NGX_DERP_RECV_PACKET,
                             len - NGX_DERP_HEADER_LEN);
     p = ngx_cpymem(p, fuzz_public[FUZZ_KEY_OTHER], NGX_DERP_KEY_LEN);
 

@@ -81,6 +81,7 @@ fuzz_worker_configure(void)
     ngx_memcpy(fuzz_relay.mesh_key, fuzz_mesh_key, NGX_DERP_KEY_LEN);
 
     fuzz_relay.handshake_timeout = 10000;
+    fuzz_relay.keepalive = 60000;
     fuzz_relay.write_timeout = 2000;
     fuzz_relay.mesh_write_timeout = 30000;
     fuzz_relay.drain = 1000;
@@ -121,7 +122,7 @@ fuzz_worker_start(void)
     fuzz_the_link.id = 77;
     ngx_str_set(&fuzz_the_link.url.url, "derp.example.com");
 
-    fuzz_relay.memory = 2 * 1024 * 1024;
+    fuzz_relay.buffers = 2 * 1024 * 1024;
     fuzz_relay.changed = 0;
     fuzz_relay.notice.len = 0;
     fuzz_relay.notice_sequence = 0;

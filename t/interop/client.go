@@ -50,6 +50,9 @@ type client struct {
 	err   error         // the end of the connection
 	more  chan struct{} // closed, and made anew, at each change
 	ended chan struct{} // closed when the reader has ended
+
+	closing  chan struct{} // closed when the test closes the connection
+	closeOne sync.Once
 }
 
 type settings struct {
@@ -113,7 +116,7 @@ func tryConnect(r *relay, name string, opts ...setting) (*client, error) {
 	}
 	c := &client{
 		name: name, key: s.priv.Public(), handle: s.handle,
-		more: make(chan struct{}), ended: make(chan struct{}),
+		more: make(chan struct{}), ended: make(chan struct{}), closing: make(chan struct{}),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -255,7 +258,10 @@ func (c *client) login(s settings) error {
 			return
 		}
 		if s.held != nil {
-			<-s.held
+			select {
+			case <-s.held:
+			case <-c.closing:
+			}
 		}
 		c.read()
 	}()
@@ -313,8 +319,25 @@ func (c *client) changed() {
 }
 
 func (c *client) close() {
+	c.closeOne.Do(func() { close(c.closing) })
 	c.conn.Close()
 	<-c.ended
+}
+
+// leave says that it will send no more, and waits for the relay to close the
+// connection: by then the relay has forgotten it.  For a client made by hand.
+func (c *client) leave() error {
+	half := c.conn.(*handConn).nc.(interface{ CloseWrite() error })
+	if err := half.CloseWrite(); err != nil {
+		return err
+	}
+	select {
+	case <-c.ended:
+		c.conn.Close()
+		return nil
+	case <-time.After(patience):
+		return fmt.Errorf("%s is still connected after %v", c.name, patience)
+	}
 }
 
 // next is the next message, for which it waits.

@@ -2,6 +2,8 @@ package interop
 
 import (
 	"encoding/binary"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,7 +62,7 @@ func TestPeerGoneEachTime(t *testing.T) {
 func TestPeerGoneBehindQueue(t *testing.T) {
 	oursOnly(t, "it forgets a departure whose packets are still queued")
 	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
-		r := startTarget(t, options{workers: workers, mesh: true})
+		r := startTarget(t, options{workers: workers, mesh: true, inRelay: patient})
 		w := connect(t, r, "w", on(0), watching)
 		release := make(chan struct{})
 		b := connect(t, r, "b", on(1), held(release))
@@ -77,6 +79,9 @@ func TestPeerGoneBehindQueue(t *testing.T) {
 		fence(t, w, b)
 	})
 }
+
+// patient has nobody closed for reading nothing, however slow this machine is.
+const patient = "        write_timeout 5m;\n"
 
 // floodPackets of the largest size are more than sockets buffer, by far.
 const floodPackets = 200
@@ -126,7 +131,7 @@ func checkFlood(t *testing.T, from *client, m derp.ReceivedMessage, last uint64)
 // Of a full queue the oldest packets go, and the connection stays.
 func TestOverflow(t *testing.T) {
 	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
-		forTransports(t, options{workers: workers}, func(t *testing.T, r *relay, tr transport) {
+		forTransports(t, options{workers: workers, inRelay: patient}, func(t *testing.T, r *relay, tr transport) {
 			release := make(chan struct{})
 			a := connect(t, r, "a", on(0), via(tr))
 			b := connect(t, r, "b", on(1), via(tr), held(release))
@@ -240,4 +245,66 @@ func freeze(t *testing.T, r *relay, tr transport) {
 		last = checkFlood(t, alice, m, last)
 	}
 	fence(t, w, alice)
+}
+
+// Who reads nothing and is to be told of thousands of departures is told of
+// them all; of still more, and it is let go: no client can have the relay keep
+// for it what has no end.
+func TestPeerGoneToBlocked(t *testing.T) {
+	oursOnly(t, "it forgets departures whose packets are still queued")
+	for _, c := range []struct {
+		departures int
+		stays      bool
+	}{{4000, true}, {9000, false}} {
+		t.Run(fmt.Sprint(c.departures), func(t *testing.T) {
+			y := newFakePeer(t, "y", sharedCert())
+			r := startTarget(t, options{workers: 2, meshWith: []string{y.addr}, inRelay: patient})
+			l := y.awaitLink(t)
+			release := make(chan struct{})
+			a, m := connect(t, r, "a", on(0)), connect(t, r, "m", inMesh, on(0))
+			b := connect(t, r, "b", on(1), held(release))
+			var remotes []key.NodePublic
+			for i := range c.departures {
+				remotes = append(remotes, newRemote(fmt.Sprint("remote", i)))
+				l.present(t, remotes[i])
+			}
+			l.sync(t, a)
+			flood(t, a, b)
+			for _, k := range remotes {
+				if err := m.conn.ForwardPacket(k, b.key, []byte("hello")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.sync(t)
+			fence(t, m, a) // nothing of it is under way any more
+			for _, k := range remotes {
+				l.gone(t, k, derp.PeerGoneReasonDisconnected)
+			}
+			l.sync(t, a)
+			if !c.stays {
+				err := r.proc.log.await(0, func(lines []string) bool {
+					return strings.Contains(strings.Join(lines, "\n"), "ended: no room in its outbox")
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				close(release)
+				b.wantEnd(t)
+				return
+			}
+			close(release)
+			told := map[key.NodePublic]bool{}
+			for len(told) < c.departures {
+				m := b.await(t, "PeerGone", func(m derp.ReceivedMessage) bool {
+					_, ok := m.(derp.PeerGoneMessage)
+					return ok
+				}).(derp.PeerGoneMessage)
+				if told[m.Peer] {
+					t.Fatalf("b is told twice of %s", keyName(m.Peer))
+				}
+				told[m.Peer] = true
+			}
+			fence(t, a, b)
+		})
+	}
 }

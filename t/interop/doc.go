@@ -10,6 +10,8 @@
 //	                   the module is linked statically
 //	TEST_DERP_TARGET   "derper" puts derper in the place of nginx, which shows
 //	                   that a test asks only for what the protocol promises
+//	TEST_DERP_SEED     repeats what a test of that seed did, as far as chance
+//	                   was the test's own
 //
 // All that a run writes is below build/interop, in a folder for the run, which
 // stays until the next if something failed.

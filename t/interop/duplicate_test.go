@@ -118,3 +118,83 @@ func TestDuplicatePresence(t *testing.T) {
 		w.want(t, present(x, regular))
 	})
 }
+
+// The scenarios of upstream's TestServerDupClients, where the last writer is
+// the active one, from outside.
+func TestDuplicateScenarios(t *testing.T) {
+	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
+		r := startTarget(t, options{workers: workers})
+		s := connect(t, r, "s", on(0))
+		scenario := func(name string, f func(t *testing.T, appear func(i int) *client)) {
+			t.Run(name, func(t *testing.T) {
+				priv := key.NewNode()
+				f(t, func(i int) *client {
+					return connect(t, r, fmt.Sprintf("c%d", i), as(priv), on(i-1))
+				})
+			})
+		}
+		scenario("one_comes_and_goes", func(t *testing.T, appear func(i int) *client) {
+			c1 := appear(1)
+			fence(t, s, c1)
+			fence(t, c1, s)
+			c1.close()
+			s.want(t, gone(c1))
+		})
+		// The first is as good as dead, and ends when the second is there.
+		scenario("small_overlap_replacement", func(t *testing.T, appear func(i int) *client) {
+			c1 := appear(1)
+			fence(t, c1, s)
+			c2 := appear(2)
+			fence(t, s, c2)
+			c1.close()
+			fence(t, s, c2)
+			fence(t, c2, s)
+			c2.close()
+			s.want(t, gone(c2))
+		})
+		scenario("concurrent_dups_last_writer", func(t *testing.T, appear func(i int) *client) {
+			c1, c2 := appear(1), appear(2)
+			for range 10 {
+				fence(t, c1, s)
+				fence(t, s, c1)
+				fence(t, c2, s)
+				fence(t, s, c2)
+			}
+			c1.wantAlive(t) // nobody is disabled
+			c2.close()
+			reaches(t, s, c1)
+			fence(t, c1, s)
+			c1.close()
+			s.want(t, gone(c1))
+		})
+		// A, B, C, and A again.
+		scenario("concurrent_dups_three_parties", func(t *testing.T, appear func(i int) *client) {
+			c1, c2, c3 := appear(1), appear(2), appear(3)
+			for _, c := range []*client{c1, c2, c3, c1} {
+				fence(t, c, s)
+				fence(t, s, c)
+			}
+			c1.close()
+			reaches(t, s, c3)
+			c2.wantAlive(t)
+			c3.close()
+			reaches(t, s, c2)
+			c2.close()
+			s.want(t, gone(c2))
+		})
+		// The last to come is not the last to speak when it leaves.
+		scenario("activity_promotes_primary", func(t *testing.T, appear func(i int) *client) {
+			c1, c2, c3 := appear(1), appear(2), appear(3)
+			fence(t, s, c3)
+			fence(t, c2, s)
+			fence(t, s, c2)
+			c3.close()
+			fence(t, s, c2)
+			fence(t, s, c2)
+			c2.close()
+			reaches(t, s, c1)
+			c1.close()
+			s.want(t, gone(c1))
+		})
+	})
+}

@@ -2,7 +2,6 @@ package interop
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,29 +98,6 @@ func writeFile(t testing.TB, path, content string, mode os.FileMode) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), mode); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// notRun counts the tests that wait for a directive, by its name.
-var notRun skips
-
-type skips struct {
-	mu    sync.Mutex
-	count map[string]int
-}
-
-func (s *skips) add(directive string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.count == nil {
-		s.count = map[string]int{}
-	}
-	s.count[directive]++
-}
-
-func (s *skips) report(w io.Writer) {
-	for directive, n := range s.count {
-		fmt.Fprintf(w, "NOT RUN: %d tests, for want of the directive %q\n", n, directive)
 	}
 }
 

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,6 +71,49 @@ func TestReloadWatch(t *testing.T) {
 		w1.want(t, gone(c))
 		w2.want(t, gone(c))
 	}
+}
+
+// Under load, workers of several generations come and go, in other numbers each
+// time, and one is killed: what passes between clients of the others, old and
+// new, arrives once and in order.
+func TestLifetimesUnderLoad(t *testing.T) {
+	oursOnly(t, "it knows no reload")
+	const packets = 1500
+	r := startNginx(t, options{workers: 2, shared: true})
+	var running sync.WaitGroup
+	flow := func(from *client, tr transport) {
+		s := newStream(t, packets)
+		s.beside = func(int) { time.Sleep(time.Millisecond) }
+		to := connect(t, r, "receiver", on(1), via(tr), handled(s.receive))
+		running.Go(func() {
+			if err := s.run(from, to); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var old *client
+	for i, workers := range []int{2, 1, 2, 4, 2} {
+		if i > 0 {
+			r.opts.workers = workers
+			r.configure(t)
+			r.reload(t)
+		}
+		// Those of the last generation have the second worker, as the first
+		// is to be killed.
+		young := connect(t, r, fmt.Sprint("sender ", i), on(1), via(tls4))
+		flow(young, plain4)
+		if old != nil {
+			flow(old, tls6)
+		}
+		old = young
+	}
+	doomed, witness := connect(t, r, "doomed", on(0)), connect(t, r, "witness", on(1))
+	fence(t, doomed, witness)
+	r.killWorker(t, 0)
+	witness.want(t, gone(doomed))
+	again := connect(t, r, "again", on(0))
+	everyPair(t, witness, again)
+	running.Wait()
 }
 
 // A worker's death takes its own clients along, who are known to be gone, and

@@ -17,7 +17,6 @@ func TestMain(m *testing.M) {
 		flag.Set(parallel.Name, "12")
 	}
 	code := m.Run()
-	notRun.report(os.Stderr)
 	if dir, err := runDir(); err == nil && code == 0 {
 		os.RemoveAll(dir)
 	}

@@ -42,6 +42,7 @@ type options struct {
 	meshWith []string  // host:port of relays to link to, or "self"; implies mesh
 	at       string    // the address for tls4, reserved before
 	keyFile  string    // of the server's key, else one of its own
+	shared   bool      // one listening socket for all workers, whose number changes
 
 	// Lines for nginx.conf, at each level.
 	inMain, inHTTP, inRelay, inServer, inLocation string

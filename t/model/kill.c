@@ -12,6 +12,7 @@
 
 
 #include "model.h"
+#include "ngx_derp_census.h"
 
 #include <stdio.h>
 #include <sys/mman.h>
@@ -35,6 +36,7 @@ typedef struct {
     ngx_derp_fault_t   fault;
     uint32_t           phase;
     uint32_t           freeze;          /* once the fault has struck */
+    uint64_t           steps;           /* that were begun, by all */
     uint32_t           reached[KILL_MAX_WORKERS];   /* a phase */
     uint32_t           joined[KILL_MAX_WORKERS];
 } kill_stage_t;
@@ -103,6 +105,9 @@ kill_worker(ngx_uint_t n)
                 ngx_derp_slot_release(w.region.slot);
                 _exit(0);
             }
+
+            (void) ngx_derp_add(&stage->steps, 1);
+            w.region.member->counters.accepts++;
 
             model_step(&w);
             break;
@@ -203,6 +208,43 @@ kill_phase(uint32_t phase)
 }
 
 
+/* What is counted is there once, whoever is dying: it never shrinks. */
+
+static uint64_t
+kill_census(void)
+{
+    uint64_t                  n;
+    static uint64_t           last;
+    static ngx_derp_census_t  census;
+
+    ngx_derp_census(&region, &census);
+    n = census.counters.accepts;
+
+    model_assert(n >= last && n <= ngx_derp_load(&stage->steps),
+                 "%lu steps of %lu are counted, it was %lu", (unsigned long) n,
+                 (unsigned long) stage->steps, (unsigned long) last);
+    last = n;
+
+    return n;
+}
+
+
+/* And it is there at all, but for a step of each of the dead at most. */
+
+static void
+kill_check_census(void)
+{
+    uint64_t  n;
+
+    n = kill_census();
+
+    model_assert(n + deaths >= stage->steps,
+                 "%lu steps of %lu are counted, after %lu deaths",
+                 (unsigned long) n, (unsigned long) stage->steps,
+                 (unsigned long) deaths);
+}
+
+
 static void
 kill_halt(void)
 {
@@ -211,9 +253,10 @@ kill_halt(void)
     kill_phase(KILL_HALT);
 
     while (kill_wait() != NGX_DERP_SLOTS) { /* void */ }
-    (void) ngx_derp_zone_reap(&region);
+    model_reap(&region);
 
     model_check_region(&region);
+    kill_check_census();
 
     kill_phase(KILL_CHECK);
 
@@ -253,7 +296,9 @@ kill_provoke(const char *point)
         return;
     }
 
-    ngx_derp_lock(&region);
+    if (ngx_derp_lock_wait(&region) != NGX_OK) {
+        return;
+    }
 
     /* as if somebody had died over a peer, which is one in use */
 
@@ -290,6 +335,7 @@ kill_at(const char *point)
             kill_provoke(point);
         }
 
+        (void) kill_census();
         usleep(1000);
 
         for (i = kill_wait(); i != NGX_DERP_SLOTS; i = kill_wait()) {

@@ -189,24 +189,39 @@ model_flood(model_worker_t *w)
     ngx_uint_t         n;
     ngx_derp_client_t  client;
 
-    rc = NGX_AGAIN;
+    rc = NGX_DECLINED;
 
     do {
-        if (rc == NGX_AGAIN) {
+        if (rc == NGX_DECLINED) {
             w->cursor = ngx_derp_journal_cursor(&w->region);
             ngx_memzero(w->present, sizeof(w->present));
             index = 0;
         }
 
         n = 1;
-        rc = ngx_derp_registry_clients(&w->region, w->cursor, &index, &client,
-                                       &n);
+
+        while ((rc = ngx_derp_registry_clients(&w->region, w->cursor, &index,
+                                               &client, &n))
+               == NGX_AGAIN)
+        {
+            (void) sched_yield();
+        }
+
         if (rc == NGX_OK && n) {
             model_check_client(&client);
             w->present[model_key_id(client.key)] = 1;
         }
 
     } while (rc != NGX_DONE);
+}
+
+
+void
+model_reap(ngx_derp_region_t *region)
+{
+    while (ngx_derp_zone_reap(region) == NGX_AGAIN) {
+        (void) sched_yield();
+    }
 }
 
 
@@ -224,13 +239,29 @@ model_join(model_worker_t *w, void *memory, ngx_uint_t n)
     model_assert(slot != NGX_DERP_NO_SLOT, "slots leak");
 
     model_assert(ngx_derp_zone_open(&w->region, memory) == NGX_OK, "layout");
-    ngx_derp_zone_join(&w->region, slot, &model_log);
+    model_assert(ngx_derp_zone_join(&w->region, slot, &model_log) == NGX_OK,
+                 "nobody lets go of the lock");
 
     w->known = ngx_derp_load(&w->region.zone->channels_changed) - 1;
 
     model_assert(ngx_derp_inbox_accept(&w->region, &w->inbox) == NGX_OK,
                  "no inbox");
     model_flood(w);
+}
+
+
+/* In a repair it may be said to look later. */
+
+static ngx_derp_route_t
+model_find(model_worker_t *w, u_char *key, ngx_derp_handle_t *handle)
+{
+    ngx_derp_route_t  route;
+
+    do {
+        route = ngx_derp_registry_find(&w->region, key, handle);
+    } while (route == NGX_DERP_ROUTE_AGAIN);
+
+    return route;
 }
 
 
@@ -258,9 +289,7 @@ model_replay(model_worker_t *w)
                 handle.generation = 0;
                 model_key(key, id);
 
-                if (ngx_derp_registry_find(&w->region, key, &handle)
-                    == NGX_DERP_NO_ROUTE)
-                {
+                if (model_find(w, key, &handle) == NGX_DERP_NO_ROUTE) {
                     w->heard[id] = 0;
                 }
             }
@@ -307,7 +336,7 @@ model_add(model_worker_t *w, uint32_t id)
     rc = ngx_derp_registry_add(&w->region, &client, &route, &handle);
 
     if (rc != NGX_OK) {
-        model_assert(rc == NGX_BUSY, "add: %d", (int) rc);
+        model_assert(rc == NGX_BUSY || rc == NGX_AGAIN, "add: %d", (int) rc);
         return rc;
     }
 
@@ -349,18 +378,21 @@ model_step_add(model_worker_t *w)
 static void
 model_step_remove(model_worker_t *w)
 {
-    ngx_uint_t       i;
-    model_client_t   c;
+    uint32_t    index;
+    ngx_uint_t  i;
 
     if (w->nclients == 0) {
         return;
     }
 
     i = model_random(&w->random) % w->nclients;
-    c = w->clients[i];
-    w->clients[i] = w->clients[--w->nclients];
+    index = 0;
 
-    ngx_derp_registry_remove(&w->region, c.route);
+    if (ngx_derp_registry_remove(&w->region, w->clients[i].route, &index)
+        == NGX_OK)
+    {
+        w->clients[i] = w->clients[--w->nclients];
+    }
 }
 
 
@@ -368,7 +400,7 @@ static void
 model_step_activate(model_worker_t *w)
 {
     if (w->nclients) {
-        ngx_derp_registry_activate(&w->region,
+        (void) ngx_derp_registry_activate(&w->region,
               w->clients[model_random(&w->random) % w->nclients].route);
     }
 }
@@ -377,6 +409,7 @@ model_step_activate(model_worker_t *w)
 static void
 model_step_link(model_worker_t *w)
 {
+    uint32_t       index;
     model_link_t  *link;
 
     link = &w->links[model_random(&w->random) % MODEL_LINKS];
@@ -387,7 +420,14 @@ model_step_link(model_worker_t *w)
     }
 
     if (model_random(&w->random) % 8 == 0) {
-        ngx_derp_registry_remove(&w->region, link->route);
+        index = 0;
+
+        while (ngx_derp_registry_remove(&w->region, link->route, &index)
+               == NGX_AGAIN)
+        {
+            (void) sched_yield();
+        }
+
         ngx_memzero(link, sizeof(model_link_t));
     }
 }
@@ -417,8 +457,11 @@ model_step_announce(model_worker_t *w)
         }
 
     } else {
-        ngx_derp_registry_withdraw(&w->region, link->route, key);
-        link->announced[id] = 0;
+        if (ngx_derp_registry_withdraw(&w->region, link->route, key)
+            == NGX_OK)
+        {
+            link->announced[id] = 0;
+        }
     }
 }
 
@@ -474,7 +517,7 @@ model_step_find(model_worker_t *w)
 
     handle.generation = 0;
     w->heard[id] = 1;
-    route = ngx_derp_registry_find(&w->region, key, &handle);
+    route = model_find(w, key, &handle);
 
     if (route == NGX_DERP_NO_ROUTE) {
         w->heard[id] = 0;
@@ -548,9 +591,10 @@ model_step_send(model_worker_t *w)
     producer = &w->producers[slot];
 
     if (producer->channel
-        && ngx_derp_channel_broken(&w->region, producer))
+        && ngx_derp_channel_broken(&w->region, producer)
+        && ngx_derp_channel_close(&w->region, producer) != NGX_OK)
     {
-        ngx_derp_channel_close(&w->region, producer);
+        return;
     }
 
     if (producer->channel == NULL) {
@@ -567,7 +611,7 @@ model_step_send(model_worker_t *w)
         len = 8 + model_random(&w->random)
                   % (model_random(&w->random) % 16 ? 200 : 60000);
 
-        p = ngx_derp_channel_put(producer, w->sent[slot] + 1, len);
+        p = ngx_derp_channel_put(producer, w->sent[slot] + 1, len, 1, 0);
 
         if (p == NULL) {
             (void) ngx_derp_channel_want(producer, len);
@@ -581,7 +625,7 @@ model_step_send(model_worker_t *w)
     ngx_derp_slot_ring(slot, &model_log);
 
     if (model_random(&w->random) % 256 == 0) {
-        ngx_derp_channel_close(&w->region, producer);
+        (void) ngx_derp_channel_close(&w->region, producer);
     }
 }
 
@@ -625,7 +669,8 @@ model_step_share(model_worker_t *w)
         }
 
         p = ngx_derp_channel_put(producer,
-                                 model_origin(w, w->shared[slot] + 1), len);
+                                 model_origin(w, w->shared[slot] + 1), len,
+                                 1, 0);
 
         if (p) {
             model_fill(p, len, w->shared[slot]++);
@@ -741,8 +786,9 @@ model_step_receive(model_worker_t *w)
             ngx_derp_slot_ring(slot, &model_log);
         }
 
-        if (n < 64 && ended) {
-            ngx_derp_channel_release(&w->region, c);
+        if (n < 64 && ended
+            && ngx_derp_channel_release(&w->region, c) == NGX_OK)
+        {
             w->nconsumers--;
             *c = w->consumers[w->nconsumers];
             w->taken[i] = w->taken[w->nconsumers];
@@ -802,6 +848,7 @@ model_step(model_worker_t *w)
 
     case 16:
         (void) ngx_derp_lease(&w->region, 1 + model_random(&w->random) % 4,
+                              model_random(&w->random) % 2,
                               model_random(&w->random) % 2);
         ngx_derp_slot_wake(w->region.slot);
         ngx_derp_slot_sleep(w->region.slot);
@@ -880,7 +927,7 @@ model_check_worker(model_worker_t *w)
         model_key(key, id);
 
         model_assert(!w->heard[id]
-                     || ngx_derp_registry_find(&w->region, key, &handle),
+                     || model_find(w, key, &handle),
                      "key %u has left, and the journal does not say so", id);
     }
 }
@@ -1124,9 +1171,10 @@ model_check_region(ngx_derp_region_t *region)
     seen = calloc(region->zone->capacity, 1);
     peers = calloc(region->zone->capacity, 1);
 
-    ngx_derp_lock(region);
+    model_assert(ngx_derp_lock_wait(region) == NGX_OK, "locked");
 
-    model_assert(region->zone->dirty == 0
+    model_assert(region->zone->repairing == 0
+                 && region->zone->dirty == 0
                  && (region->zone->sequence & 1) == 0, "still marked");
 
     model_check_peers(region, seen, peers);

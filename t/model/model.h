@@ -104,6 +104,9 @@ extern model_history_t  *model_history;
 /* a client of this worker, of the key; NGX_BUSY if the registry is full */
 ngx_int_t model_add(model_worker_t *w, uint32_t id);
 
+/* all that is dead is taken away; the lock may be another's for a while */
+void model_reap(ngx_derp_region_t *region);
+
 uint64_t model_random(uint64_t *state);
 void model_key(u_char *key, uint32_t id);
 void model_client(ngx_derp_client_t *client, uint32_t id, uint32_t nonce);

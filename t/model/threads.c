@@ -139,6 +139,19 @@ threads_accept(model_worker_t *w)
 }
 
 
+static void
+threads_open(model_worker_t *w, ngx_uint_t to)
+{
+    ngx_int_t  rc;
+
+    do {
+        rc = ngx_derp_channel_open(&w->region, to, &w->producers[0]);
+    } while (rc == NGX_AGAIN);
+
+    model_assert(rc == NGX_OK, "open");
+}
+
+
 /* Both do this; who is the first begins. */
 
 static void *
@@ -160,8 +173,7 @@ threads_pong(void *data)
     producer = &w->producers[0];
     to = threads[!t->n].worker.region.slot;
 
-    model_assert(ngx_derp_channel_open(&w->region, to, producer) == NGX_OK,
-                 "open");
+    threads_open(w, to);
 
     for (i = 0; i < nframes; i++) {
 
@@ -193,7 +205,7 @@ threads_pong(void *data)
             }
         }
 
-        p = ngx_derp_channel_put(producer, i + 1, 8);
+        p = ngx_derp_channel_put(producer, i + 1, 8, 1, 0);
         model_assert(p, "no room for the only one");
         model_fill(p, 8, i);
 
@@ -227,14 +239,13 @@ threads_produce(void *data)
     producer = &w->producers[0];
     to = threads[1].worker.region.slot;
 
-    model_assert(ngx_derp_channel_open(&w->region, to, producer) == NGX_OK,
-                 "open");
+    threads_open(w, to);
 
     for (i = 0; i < nframes; i++) {
         len = 8 + model_random(&w->random) % (THREADS_RECORD - 8);
         threads_spin(w);
 
-        while ((p = ngx_derp_channel_put(producer, i + 1, len)) == NULL) {
+        while ((p = ngx_derp_channel_put(producer, i + 1, len, 1, 0)) == NULL) {
 
             ngx_derp_channel_publish(producer);
             ngx_derp_slot_ring(to, &model_log);
@@ -359,7 +370,7 @@ threads_share(void *data)
 
         while (ngx_derp_inbox_enter(producer) != NGX_OK) { /* void */ }
 
-        p = ngx_derp_channel_put(producer, t->n, len);
+        p = ngx_derp_channel_put(producer, t->n, len, 1, 0);
 
         if (p) {
             model_fill(p, len, i++);
@@ -502,7 +513,7 @@ threads_run(ngx_uint_t n, time_t seconds)
     model_permanent = MODEL_KEYS - MODEL_MAX_OWN;
 
     for (id = model_permanent; id < MODEL_KEYS; id++) {
-        model_assert(model_add(&base, id) == NGX_OK, "full");
+        model_assert(model_add(&base, id) == NGX_OK, "full or locked");
     }
 
     (void) pthread_barrier_init(&barrier, NULL, n);

@@ -57,6 +57,7 @@ C<request> instead of C<derp>.  The configuration has, if nothing is said,
             listen ...;       # plain and TLS, IPv4 and IPv6
             location = /worker { return 200 "$pid\n"; }
             location /derp { derp main; }
+            location = /status { derp_status main; }
         }
     }
 
@@ -82,7 +83,7 @@ The same after the first C<reload>; with C<_3> after the second.
 
 =item no_relay
 
-There is neither C<derp_relay main> nor C<location /derp>.
+There is neither C<derp_relay main> nor C<location /derp> nor C</status>.
 
 =item conf_files
 
@@ -121,7 +122,7 @@ A step is a line, C<#> begins a comment line:
     NAME [NAME ...]: VERB [ARGUMENTS]       what clients do and get
     VERB [ARGUMENTS]                        what happens to the server
 
-A step may end in C<within=SECONDS>, how long it may wait (5 s if nothing is
+A step may end in C<within=SECONDS>, how long it may wait (30 s if nothing is
 said), and C<for i=1..9 j=1..9>, which repeats it with C<$i> and C<$j> replaced.
 A step that expects a frame expects the I<next> one, keep-alives apart; with
 C<pick> before the verb, the first one that fits, and the others stay.
@@ -257,6 +258,23 @@ Any request; C<Host> is added to HTTP/1.1.
     file NAME absent
     forget key              the server's key may be another from now on
 
+=head2 What the server has counted
+
+    mark [/status]          what follows counts from here
+    stats [/status] [of NAME] TERM ...
+                            derp_status says so, or comes to; of the relay, or of
+                            the worker of NAME alone
+
+A term is C<PATH=VALUE>, with C<!=>, C<< < >>, C<< <= >>, C<< > >> or C<< >= >> as
+well: C<clients=2 dropped.other.queue_head=0 past.accepts>=1>; an array's value is
+its length.  The value is a number or C<workers>, the number of workers, or a sum
+of these (C<workers+1>).  With a C<+> before it, it is by how much more than at the
+mark, and C<packets.*=+3> stands for all of an object added up.  Whatever is asked,
+what is said of the workers and of the past must add up to what is said of the
+relay.
+
+    stats packets.sent=+3 dropped.*=+0
+
 =head2 HTTP/2
 
     h2-get PATH             a whole connection's beginning, and a request
@@ -269,7 +287,7 @@ Any request; C<Host> is added to HTTP/1.1.
     TEST_NGINX_SERVROOT     where its roots are made, one for each file
     TEST_DERP_WORKERS       "1 2 4"
     TEST_DERP_TRANSPORT     "plain tls"
-    TEST_DERP_TIMEOUT       5, in seconds
+    TEST_DERP_TIMEOUT       30, in seconds
     TEST_DERP_UNTITLED      workers have no titles, as in valgrind: no reloads
     TEST_DERP_ADDRESS       HOST:PORT[,TLSPORT]: no nginx, the conversations are
                             held with that server

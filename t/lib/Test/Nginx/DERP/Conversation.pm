@@ -15,7 +15,7 @@ use Test::Nginx::DERP::Script qw( steps value words );
 use Test::Nginx::DERP::Sodium qw( keypair );
 
 use parent map { "Test::Nginx::DERP::Steps::$_" }
-           qw( Connect Http Login Many Receive Send Server Sync );
+           qw( Connect Http Login Many Receive Send Server Stats Sync );
 
 # How often something is looked at that no socket tells of.
 use constant TICK => 0.003;

@@ -23,8 +23,8 @@ use Test::Nginx::DERP::Server;
 use constant {
     TOP => abs_path(dirname(__FILE__) . '/../../../../..'),
     MESH_KEY => '0123456789abcdef' x 4,
-    EXIT_SECONDS => 10,
-    TIMEOUT => $ENV{TEST_DERP_TIMEOUT} // 5,
+    EXIT_SECONDS => 30,
+    TIMEOUT => $ENV{TEST_DERP_TIMEOUT} // 30,
     RLIMIT_NOFILE => 7,
 };
 
@@ -269,7 +269,10 @@ sub load_module () {
 
 sub relay ($body) { "derp_relay main {\n$body\n}\n" }
 
-sub location ($body) { "location /derp {\nderp main;\n$body\n}\n" }
+sub location ($body) {
+    return "location /derp {\nderp main;\n$body\n}\n"
+           . "location = /status { derp_status main; }\n";
+}
 
 
 sub listens () {
