@@ -220,8 +220,7 @@ a: reach b
 b: reach a
 
 
-=== TEST 8: a reload hands the links over
---- transport: plain
+=== TEST 8: a reload hands the links over, and nobody hears of it
 --- fresh
 --- derp_relay
 drain 0;
@@ -242,10 +241,13 @@ a: connect worker=1
 b: connect worker=2 at=/other
 a: reach b
 b: reach a
-allow /has lost its link|mesh peer/
 reload
-a: reach b
-b: reach a
+a: stream b 200 size=1400
+b: stream a 200 size=1400
+log 2x /has let go of its link to/ within=30
+a: stream b 200 size=1400
+b: stream a 200 size=1400
+a b: nothing
 c: connect worker=1
 d: connect worker=2 at=/other
 c: reach d
@@ -389,3 +391,37 @@ a: connect
 b: connect at=/other
 a: send b "hello"
 a b: nothing
+
+
+=== TEST 14: a relay that is not linked to any more
+--- transport: plain
+--- fresh
+--- derp_relay
+drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- derp_relay_2
+drain 0;
+mesh_key_file mesh.key;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    drain 0;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b
+b: reach a
+reload
+log /has let go of its link to .*: it is configured no more/ within=30
+a: gone b
+a: send b disco
+a: gone b not-here
+b: reach a
+b: nothing

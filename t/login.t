@@ -145,6 +145,9 @@ d: info cut=56
 d: closed
 e: info cut=71
 e: closed
+log /\[info\].*client sent ClientInfo of 0 bytes which is out of bounds/
+log /\[info\].*client sent ClientInfo of 32 bytes which is out of bounds/
+log /\[info\].*client sent ClientInfo of 55 bytes which is out of bounds/
 good: sync
 
 

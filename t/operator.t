@@ -115,3 +115,76 @@ a: connect
 b: connect at=/other
 a: health "this one is ill"
 b: health "that one"
+
+
+=== TEST 10: a restart with clients, a watcher and links
+--- fresh
+--- derp_relay
+drain 300ms;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    drain 300ms;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+allow /while dialing/
+a$i: connect worker=$i for i=1..10
+b: connect worker=2 at=/other
+w: connect mesh worker=1
+w: watch
+a1: reach b
+b: reach a1
+quit
+a$i: ends for i=1..10
+b w: ends
+exit
+start
+a$i: connect worker=$i for i=1..10
+b: connect worker=2 at=/other
+a1: reach b
+b: reach a1
+a2: send a3 "hello"
+a3: recv a2 "hello"
+
+
+=== TEST 11: an upgrade of nginx with clients, a watcher and links
+--- fresh
+--- derp_relay
+drain 300ms;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    drain 300ms;
+    mesh_key_file mesh.key;
+    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
+}
+--- config
+location /other { derp other; }
+--- derp
+allow /while dialing/
+a$i: connect worker=$i for i=1..10
+b: connect worker=2 at=/other
+w: connect mesh worker=1
+w: watch
+a1: reach b
+b: reach a1
+upgrade
+a$i: ends for i=1..10
+b w: ends
+exit
+a$i: connect worker=$i for i=1..10
+b: connect worker=2 at=/other
+a1: reach b
+b: reach a1
+a2: send a3 "hello"
+a3: recv a2 "hello"

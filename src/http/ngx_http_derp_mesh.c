@@ -6,6 +6,7 @@
 
 #include "ngx_http_derp_module.h"
 #include "ngx_derp_mesh.h"
+#include "ngx_derp_lease.h"
 
 
 static ngx_derp_mesh_t *ngx_http_derp_mesh(ngx_conf_t *cf,
@@ -339,4 +340,22 @@ ngx_http_derp_mesh_resolve(ngx_conf_t *cf, ngx_derp_relay_t *relay)
     }
 
     return NGX_OK;
+}
+
+
+void
+ngx_http_derp_mesh_publish(ngx_derp_relay_t *relay)
+{
+    uint64_t          ids[NGX_DERP_MAX_LINKS];
+    ngx_uint_t        i, n;
+    ngx_derp_link_t  *link;
+
+    n = relay->mesh ? relay->mesh->links.nelts : 0;
+    link = n ? relay->mesh->links.elts : NULL;
+
+    for (i = 0; i < n; i++) {
+        ids[i] = link[i].id;
+    }
+
+    ngx_derp_lease_configure(&relay->region, ids, n);
 }

@@ -217,7 +217,13 @@ ngx_http_derp_init_module(ngx_cycle_t *cycle)
 
     dmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_derp_module);
 
-    if (dmcf == NULL || dmcf->relays.nelts == 0 || ngx_test_config) {
+    if (ngx_test_config) {
+        return NGX_OK;
+    }
+
+    ngx_derp_slots_configure();
+
+    if (dmcf == NULL || dmcf->relays.nelts == 0) {
         return NGX_OK;
     }
 
@@ -226,8 +232,6 @@ ngx_http_derp_init_module(ngx_cycle_t *cycle)
     for (i = 0; i < dmcf->relays.nelts; i++) {
         ngx_http_derp_publish(&rcfp[i]->relay, cycle->log);
     }
-
-    ngx_derp_slots_configure();
 
     return NGX_OK;
 }
@@ -254,6 +258,7 @@ ngx_http_derp_publish(ngx_derp_relay_t *relay, ngx_log_t *log)
     ngx_memcpy(key, relay->public_key, NGX_DERP_KEY_LEN);
 
     ngx_derp_notice_set(&relay->region, &relay->health);
+    ngx_http_derp_mesh_publish(relay);
 }
 
 

@@ -81,6 +81,9 @@ ngx_int_t ngx_http_derp_mesh_init(ngx_conf_t *cf,
     ngx_http_derp_relay_conf_t *rcf);
 ngx_int_t ngx_http_derp_mesh_resolve(ngx_conf_t *cf, ngx_derp_relay_t *relay);
 
+/* Tells workers of older configurations which links this one has. */
+void ngx_http_derp_mesh_publish(ngx_derp_relay_t *relay);
+
 /* The content handler of a location with derp. */
 ngx_int_t ngx_http_derp_handler(ngx_http_request_t *r);
 

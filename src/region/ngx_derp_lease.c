@@ -15,11 +15,12 @@ static ngx_uint_t ngx_derp_lease_ours(ngx_derp_region_t *region,
     ngx_derp_lease_t *lease);
 static ngx_uint_t ngx_derp_lease_free(ngx_derp_region_t *region,
     ngx_derp_lease_t *lease);
+static ngx_uint_t ngx_derp_lease_older(ngx_derp_lease_t *lease);
 
 
 ngx_derp_lease_e
-ngx_derp_lease(ngx_derp_region_t *region, uint64_t id, ngx_uint_t take,
-    ngx_uint_t up)
+ngx_derp_lease(ngx_derp_region_t *region, uint64_t id,
+    ngx_derp_lease_take_e take, ngx_uint_t up)
 {
     ngx_derp_lease_e   rc;
     ngx_derp_lease_t  *lease;
@@ -37,7 +38,10 @@ ngx_derp_lease(ngx_derp_region_t *region, uint64_t id, ngx_uint_t take,
         lease->up = up;
         rc = NGX_DERP_LEASE_OURS;
 
-    } else if (take && ngx_derp_lease_free(region, lease)) {
+    } else if ((take >= NGX_DERP_LEASE_TAKE_FREE
+                && ngx_derp_lease_free(region, lease))
+               || (take == NGX_DERP_LEASE_TAKE && ngx_derp_lease_older(lease)))
+    {
 
         /* who dies over this has not taken it */
 
@@ -55,7 +59,8 @@ ngx_derp_lease(ngx_derp_region_t *region, uint64_t id, ngx_uint_t take,
         rc = NGX_DERP_LEASE_OURS;
 
     } else {
-        rc = lease->up ? NGX_DERP_LEASE_REPLACED : NGX_DERP_LEASE_OTHER;
+        rc = lease->id == id && lease->up ? NGX_DERP_LEASE_REPLACED
+                                          : NGX_DERP_LEASE_OTHER;
     }
 
     ngx_derp_unlock(region);
@@ -107,9 +112,69 @@ ngx_derp_lease_free(ngx_derp_region_t *region, ngx_derp_lease_t *lease)
     return lease->generation == 0
            || lease->generation
               != ngx_derp_load(&region->zone->members[lease->slot].generation)
-           || !ngx_derp_slot_alive(lease->slot, lease->generation)
-           || (int32_t) (lease->configuration
-                         - ngx_derp_slots_configuration()) < 0;
+           || !ngx_derp_slot_alive(lease->slot, lease->generation);
+}
+
+
+static ngx_uint_t
+ngx_derp_lease_older(ngx_derp_lease_t *lease)
+{
+    return (int32_t) (lease->configuration - ngx_derp_slots_configuration())
+           < 0;
+}
+
+
+/* Nobody else writes these, and a reader sees whether it read in the midst. */
+
+void
+ngx_derp_lease_configure(ngx_derp_region_t *region, uint64_t *ids,
+    ngx_uint_t n)
+{
+    ngx_uint_t         i;
+    ngx_derp_links_t  *links;
+
+    links = &region->zone->links;
+
+    ngx_derp_store(&links->configuration, 0);
+    ngx_derp_release_fence();
+
+    for (i = 0; i < n; i++) {
+        ngx_derp_store(&links->ids[i], ids[i]);
+    }
+
+    ngx_derp_store(&links->n, (uint32_t) n);
+    ngx_derp_store_release(&links->configuration,
+                           ngx_derp_slots_configuration());
+}
+
+
+ngx_int_t
+ngx_derp_lease_configured(ngx_derp_region_t *region, uint64_t id)
+{
+    uint32_t           configuration, i, n;
+    ngx_uint_t         found;
+    ngx_derp_links_t  *links;
+
+    links = &region->zone->links;
+    configuration = ngx_derp_load_acquire(&links->configuration);
+
+    found = 0;
+    n = ngx_min(ngx_derp_load(&links->n), NGX_DERP_MAX_LINKS);
+
+    for (i = 0; i < n; i++) {
+        found |= (ngx_derp_load(&links->ids[i]) == id);
+    }
+
+    ngx_derp_acquire_fence();
+
+    if (configuration == 0
+        || configuration != ngx_derp_slots_newest()
+        || configuration != ngx_derp_load(&links->configuration))
+    {
+        return NGX_AGAIN;
+    }
+
+    return found ? NGX_OK : NGX_DECLINED;
 }
 
 

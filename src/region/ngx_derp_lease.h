@@ -5,6 +5,8 @@
  * There is one link to each other relay from the whole nginx.  A worker takes
  * the lease on it if nobody has it, if its owner has died, or if its owner is
  * of an older configuration: then the old link stays until the new one is up.
+ * A robust mutex of the owner's slot says that it lives, so that a lease needs
+ * no renewal.
  */
 
 
@@ -23,13 +25,36 @@ typedef enum {
 } ngx_derp_lease_e;
 
 
+/* what is to be taken: nothing, what nobody has, or of an older configuration */
+
+typedef enum {
+    NGX_DERP_LEASE_LOOK = 0,
+    NGX_DERP_LEASE_TAKE_FREE,
+    NGX_DERP_LEASE_TAKE
+} ngx_derp_lease_take_e;
+
+
 /*
- * Takes the lease on an id if it is to be had and take is set, and says whose
- * it is then; its owner says by the way whether its link is up.  In a worker,
- * now and then.
+ * Takes the lease on an id if it is to be had that way, and says whose it is
+ * then; its owner says by the way whether its link is up.  All functions are
+ * for workers, now and then, but for ngx_derp_lease_configure().
  */
 ngx_derp_lease_e ngx_derp_lease(ngx_derp_region_t *region, uint64_t id,
-    ngx_uint_t take, ngx_uint_t up);
+    ngx_derp_lease_take_e take, ngx_uint_t up);
+
+/*
+ * Says which relays the newest configuration links to, by their ids.  In the
+ * master, when that one is put to use, after ngx_derp_slots_configure().
+ */
+void ngx_derp_lease_configure(ngx_derp_region_t *region, uint64_t *ids,
+    ngx_uint_t n);
+
+/*
+ * Whether the newest configuration has the relay of this zone, and whether it
+ * links to that id: NGX_OK; NGX_DECLINED, not to that one; NGX_AGAIN, it is not
+ * known, or the relay is configured no more.
+ */
+ngx_int_t ngx_derp_lease_configured(ngx_derp_region_t *region, uint64_t id);
 
 /* Lets go of all leases of a slot; under the lock. */
 void ngx_derp_lease_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot);

@@ -160,6 +160,15 @@ typedef struct {
 } ngx_derp_lease_t;
 
 
+/* the relays to be linked to, as last configured; 0: none, or being changed */
+
+typedef struct {
+    uint32_t               configuration;
+    uint32_t               n;
+    uint64_t               ids[NGX_DERP_MAX_LINKS];
+} ngx_derp_links_t;
+
+
 typedef struct ngx_derp_peer_s     ngx_derp_peer_t;
 typedef struct ngx_derp_conn_s     ngx_derp_conn_t;
 typedef struct ngx_derp_entry_s    ngx_derp_entry_t;
@@ -206,6 +215,7 @@ typedef struct {
     uint32_t         channels_short;    /* how often there was none left */
 
     ngx_derp_notice_t    notice;
+    ngx_derp_links_t     links;
     ngx_derp_lease_t     leases[NGX_DERP_MAX_LINKS];
 
     /* the one that the sequence's last bit tells; the other is the next one */

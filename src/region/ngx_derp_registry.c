@@ -50,6 +50,8 @@ static ngx_int_t ngx_derp_registry_put(ngx_derp_region_t *region, u_char *key,
     ngx_derp_conn_t *from, ngx_derp_conn_t **conn);
 static ngx_derp_conn_t *ngx_derp_registry_announcement(
     ngx_derp_region_t *region, ngx_derp_route_t link, u_char *key);
+static uint64_t ngx_derp_registry_inherit(ngx_derp_region_t *region,
+    ngx_derp_route_t link, u_char *key);
 static ngx_int_t ngx_derp_registry_copy_client(ngx_derp_region_t *region,
     uint32_t index, ngx_derp_client_t *client);
 
@@ -435,7 +437,8 @@ ngx_derp_registry_closing(ngx_derp_region_t *region, ngx_derp_route_t route)
 
 
 ngx_int_t
-ngx_derp_registry_add_link(ngx_derp_region_t *region, ngx_derp_route_t *route)
+ngx_derp_registry_add_link(ngx_derp_region_t *region, uint64_t id,
+    ngx_derp_route_t *route)
 {
     ngx_int_t         rc;
     ngx_derp_conn_t  *conn;
@@ -452,6 +455,7 @@ ngx_derp_registry_add_link(ngx_derp_region_t *region, ngx_derp_route_t *route)
 
     if (conn) {
         conn->slot = region->slot;
+        conn->link = id;
         NGX_DERP_FAULT(registry_add_link);
         ngx_derp_store_release(&conn->kind, NGX_DERP_CONN_LINK);
 
@@ -486,6 +490,7 @@ ngx_derp_registry_announce(ngx_derp_region_t *region, ngx_derp_route_t link,
     rc = NGX_OK;
 
     if (ngx_derp_registry_announcement(region, link, key) == NULL) {
+        from.stamp = ngx_derp_registry_inherit(region, link, key);
         rc = ngx_derp_registry_put(region, key, &from, &conn);
     }
 
@@ -539,6 +544,32 @@ ngx_derp_registry_announcement(ngx_derp_region_t *region,
 }
 
 
+/* The stamp of an announcement by another link to the same relay, or 0. */
+
+static uint64_t
+ngx_derp_registry_inherit(ngx_derp_region_t *region, ngx_derp_route_t link,
+    u_char *key)
+{
+    uint32_t          i;
+    ngx_derp_conn_t  *conn, *own, *other;
+    ngx_derp_peer_t  *peer;
+
+    own = ngx_derp_conn(region, link);
+    peer = ngx_derp_peer_walk(region, ngx_derp_peer_bucket(region, key), key);
+
+    for (i = peer && own ? peer->links : 0; i; i = conn->next) {
+        conn = &region->conns[i - 1];
+        other = ngx_derp_conn(region, conn->link);
+
+        if (other && other->link == own->link) {
+            return conn->stamp;
+        }
+    }
+
+    return 0;
+}
+
+
 /* A connection like *from, but for what only the registry knows. */
 
 static ngx_int_t
@@ -581,7 +612,7 @@ ngx_derp_registry_put(ngx_derp_region_t *region, u_char *key,
     ngx_derp_store(&conn->closing, 0);
     conn->slot = region->slot;
     conn->peer = peer - region->peers;
-    conn->stamp = ++region->zone->stamp;
+    conn->stamp = from->stamp ? from->stamp : ++region->zone->stamp;
 
     NGX_DERP_FAULT(registry_put);
     ngx_derp_store_release(&conn->kind, from->kind);

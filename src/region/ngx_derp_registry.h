@@ -103,12 +103,17 @@ ngx_int_t ngx_derp_registry_close(ngx_derp_region_t *region, u_char *key,
 ngx_uint_t ngx_derp_registry_closing(ngx_derp_region_t *region,
     ngx_derp_route_t route);
 
-/* Adds a link of this worker; NGX_BUSY if the registry is full. */
-ngx_int_t ngx_derp_registry_add_link(ngx_derp_region_t *region,
+/*
+ * Adds a link of this worker to the relay of this id; NGX_BUSY if the registry
+ * is full.
+ */
+ngx_int_t ngx_derp_registry_add_link(ngx_derp_region_t *region, uint64_t id,
     ngx_derp_route_t *route);
 
 /*
- * A link announces a key, or withdraws it.  Twice the same is no error.
+ * A link announces a key, or withdraws it.  Twice the same is no error.  Where
+ * another link to the same relay has announced the key, as that of an old
+ * worker, this one takes its place among the others', and goes before it.
  * NGX_BUSY if the registry is full.
  */
 ngx_int_t ngx_derp_registry_announce(ngx_derp_region_t *region,

@@ -68,7 +68,10 @@ ngx_derp_slots_init(ngx_log_t *log)
 void
 ngx_derp_slots_configure(void)
 {
-    ngx_derp_configuration = ngx_derp_add(&ngx_derp_slots->configurations, 1);
+    if (ngx_derp_slots) {
+        ngx_derp_configuration = ngx_derp_add(&ngx_derp_slots->configurations,
+                                              1);
+    }
 }
 
 
@@ -220,7 +223,7 @@ ngx_derp_slots_reloaded(void)
 void
 ngx_derp_slots_quit(void)
 {
-    if (!ngx_derp_slots_reloaded()) {
+    if (ngx_derp_slots && !ngx_derp_slots_reloaded()) {
         ngx_derp_store(&ngx_derp_slots->stopped, ngx_derp_configuration);
     }
 }
@@ -238,6 +241,13 @@ uint32_t
 ngx_derp_slots_configuration(void)
 {
     return ngx_derp_configuration;
+}
+
+
+uint32_t
+ngx_derp_slots_newest(void)
+{
+    return ngx_derp_load(&ngx_derp_slots->configurations);
 }
 
 

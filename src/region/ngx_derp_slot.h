@@ -48,7 +48,10 @@ typedef struct {
  */
 ngx_int_t ngx_derp_slots_init(ngx_log_t *log);
 
-/* Counts a configuration, which is put to use.  In the master, as above. */
+/*
+ * Counts a configuration, which is put to use, with relays or without: workers
+ * of older ones were replaced.  In the master, as above.
+ */
 void ngx_derp_slots_configure(void);
 
 /*
@@ -86,8 +89,12 @@ ngx_uint_t ngx_derp_slots_reloaded(void);
 void ngx_derp_slots_quit(void);
 ngx_uint_t ngx_derp_slots_stopping(void);
 
-/* The number of this process's configuration, growing with every reload. */
+/*
+ * The number of this process's configuration, growing with every reload, and
+ * that of the newest there is.
+ */
 uint32_t ngx_derp_slots_configuration(void);
+uint32_t ngx_derp_slots_newest(void);
 
 /*
  * Rings the worker's bell unless it is awake.  One system call at most, in any

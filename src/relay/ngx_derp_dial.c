@@ -134,6 +134,7 @@ static ngx_int_t
 ngx_derp_dial_connection(ngx_derp_link_t *link)
 {
     ngx_int_t               rc;
+    ngx_log_t              *log;
     ngx_connection_t       *c;
     ngx_peer_connection_t   pc;
 
@@ -158,14 +159,7 @@ ngx_derp_dial_connection(ngx_derp_link_t *link)
 
     c = pc.connection;
 
-    c->data = link;
-    c->log = &link->log;
-    c->read->log = c->log;
-    c->write->log = c->log;
-    c->addr_text = link->addr.name;
-    c->sendfile = 0;
-
-    c->pool = ngx_create_pool(1024, c->log);
+    c->pool = ngx_create_pool(1024, &link->log);
 
     if (c->pool == NULL) {
         ngx_close_connection(c);
@@ -173,6 +167,22 @@ ngx_derp_dial_connection(ngx_derp_link_t *link)
     }
 
     link->connection = c;
+
+    /* the link may have another connection, of which it says other things */
+
+    log = ngx_palloc(c->pool, sizeof(ngx_log_t));
+    if (log == NULL) {
+        return NGX_ERROR;
+    }
+
+    *log = link->log;
+
+    c->data = link;
+    c->log = log;
+    c->read->log = log;
+    c->write->log = log;
+    c->addr_text = link->addr.name;
+    c->sendfile = 0;
 
     return NGX_OK;
 }
@@ -573,6 +583,20 @@ ngx_derp_dial_cancel(ngx_derp_link_t *link)
         ngx_derp_dial_close(link->connection);
         link->connection = NULL;
     }
+}
+
+
+void
+ngx_derp_dial_shut(ngx_connection_t *c)
+{
+    if (c->ssl) {
+        (void) SSL_shutdown(c->ssl->connection);
+        ERR_clear_error();
+
+        c->ssl->no_send_shutdown = 1;
+    }
+
+    (void) shutdown(c->fd, SHUT_WR);
 }
 
 

@@ -168,7 +168,9 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
         }
     }
 
-    outlet->stalled = 0;
+    /* there may have been room all the while: that says nothing of the other */
+
+    outlet->stalled &= (outlet->producer.head == outlet->head);
 
     ngx_memcpy(p, span->pos, len);
     ngx_derp_span_turn(span, p, type, source);

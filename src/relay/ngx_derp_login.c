@@ -7,6 +7,7 @@
 #include "ngx_derp_login.h"
 #include "ngx_derp_client.h"
 #include "ngx_derp_json.h"
+#include "ngx_derp_mesh.h"
 #include "ngx_derp_worker.h"
 
 
@@ -118,6 +119,8 @@ ngx_derp_login_client_info(ngx_derp_session_t *s, u_char *box, size_t len,
                   && !ngx_derp_key_is_zero(info.mesh_key)
                   && ngx_derp_key_equal(info.mesh_key, s->relay->mesh_key);
 
+        s->sibling = s->mesh && info.relay;
+
         s->flags |= (info.prober ? NGX_DERP_PRESENT_PROBER : 0)
                            | (s->mesh ? NGX_DERP_PRESENT_MESH : 0);
 
@@ -131,6 +134,11 @@ ngx_derp_login_client_info(ngx_derp_session_t *s, u_char *box, size_t len,
     if (rc != NGX_OK) {
         ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_JSON);
         return ngx_derp_session_breach(s, error, "ClientInfo", len);
+    }
+
+    if (s->mesh) {
+        ngx_derp_session_user_timeout(s->connection,
+                                      NGX_DERP_MESH_USER_TIMEOUT);
     }
 
     return NGX_OK;

@@ -15,18 +15,47 @@
 #define NGX_DERP_MESH_RETRY_MIN  250
 #define NGX_DERP_MESH_RETRY_MAX  10000
 
-/* derp.Client's: a relay that is silent for so long is no more */
-#define NGX_DERP_MESH_TIMEOUT    120000
+/* tries that fail are all logged at first, and then one in so many seconds */
+#define NGX_DERP_MESH_LOGGED     6
+#define NGX_DERP_MESH_LOG_EVERY  60
 
-/* an old worker's link outlives the new one's coming up by this */
-#define NGX_DERP_MESH_HANDOVER   2000
-#define NGX_DERP_MESH_ORPHANED   10000
+/* a relay that is silent for so long is no more; it is asked in between */
+#define NGX_DERP_MESH_PING       5000
+#define NGX_DERP_MESH_SILENCE    15000
+
+/*
+ * A new link is up when it has heard of all clients.  Nothing marks the last of
+ * them: it has been answered so long ago, and was told of few in a tick; but a
+ * relay where many come all the time is not waited for longer than that.
+ */
+#define NGX_DERP_MESH_SETTLE     1000
+#define NGX_DERP_MESH_FEW        100
+#define NGX_DERP_MESH_RESTLESS   10000
+
+/* an old worker's link stays so long for a new one that does not come up */
+#define NGX_DERP_MESH_ORPHANED   30000
+
+/* how long a relay may take to close what we have shut */
+#define NGX_DERP_MESH_LINGER     5000
+
+/* how long another relay may try to come back after a reload of ours */
+#define NGX_DERP_MESH_TRY_FOR    60000
 
 
-static void ngx_derp_mesh_tick_link(ngx_derp_link_t *link);
-static void ngx_derp_mesh_leave(ngx_derp_link_t *link, ngx_msec_t *since,
-    ngx_msec_t after);
+static void ngx_derp_mesh_tell(ngx_derp_relay_t *relay);
+static ngx_uint_t ngx_derp_mesh_tick_link(ngx_derp_link_t *link,
+    ngx_derp_lease_take_e take);
+static void ngx_derp_mesh_tick_ours(ngx_derp_link_t *link);
+static void ngx_derp_mesh_tick_others(ngx_derp_link_t *link,
+    ngx_derp_lease_e lease);
+static ngx_uint_t ngx_derp_mesh_ending(ngx_derp_link_t *link);
+static ngx_uint_t ngx_derp_mesh_needed(ngx_derp_relay_t *relay);
+static void ngx_derp_mesh_settle(ngx_derp_link_t *link);
+static void ngx_derp_mesh_leave(ngx_derp_line_t *line);
+static void ngx_derp_mesh_tick_line(ngx_derp_line_t *line);
+static ngx_derp_line_t *ngx_derp_mesh_line(ngx_derp_session_t *s);
 static void ngx_derp_mesh_start(ngx_derp_link_t *link);
+static void ngx_derp_mesh_cancel(ngx_derp_link_t *link);
 static void ngx_derp_mesh_stop(ngx_derp_link_t *link, char *reason);
 static void ngx_derp_mesh_retry_handler(ngx_event_t *ev);
 static void ngx_derp_mesh_schedule(ngx_derp_link_t *link);
@@ -35,6 +64,8 @@ static u_char *ngx_derp_mesh_log_error(ngx_log_t *log, u_char *buf,
 static ngx_int_t ngx_derp_mesh_register(ngx_derp_session_t *s);
 static ngx_int_t ngx_derp_mesh_send_login(ngx_derp_session_t *s,
     u_char *server_key);
+static void ngx_derp_mesh_ping(ngx_derp_session_t *s);
+static void ngx_derp_mesh_pong(ngx_derp_session_t *s, u_char *data);
 static ngx_int_t ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key);
 static ngx_int_t ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body,
     size_t len);
@@ -43,85 +74,306 @@ static ngx_int_t ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body,
 void
 ngx_derp_mesh_tick(ngx_derp_relay_t *relay)
 {
-    ngx_uint_t        i;
-    ngx_derp_link_t  *link;
+    ngx_uint_t              i;
+    ngx_derp_link_t        *link;
+    ngx_derp_lease_take_e   take;
+
+    ngx_derp_mesh_tell(relay);
 
     if (relay->mesh == NULL) {
         return;
     }
 
     link = relay->mesh->links.elts;
+    take = ngx_exiting ? NGX_DERP_LEASE_LOOK : NGX_DERP_LEASE_TAKE;
 
     for (i = 0; i < relay->mesh->links.nelts; i++) {
-        ngx_derp_mesh_tick_link(&link[i]);
+
+        /* of those that still work one a tick, so that all workers get some */
+
+        if (ngx_derp_mesh_tick_link(&link[i], take)
+            && take == NGX_DERP_LEASE_TAKE)
+        {
+            take = NGX_DERP_LEASE_TAKE_FREE;
+        }
     }
 }
 
 
+/*
+ * On a reload clients stay where they are, and would hold an old worker for
+ * ever if they are other relays' links.  Those with this module are told, and
+ * make a new link before they let go of this one; derper knows no such thing.
+ */
+
 static void
-ngx_derp_mesh_tick_link(ngx_derp_link_t *link)
+ngx_derp_mesh_tell(ngx_derp_relay_t *relay)
 {
-    ngx_uint_t        up;
+    u_char               frame[NGX_DERP_RESTARTING_FRAME];
+    ngx_queue_t         *q;
+    ngx_derp_session_t  *s;
+
+    /* when nginx stops all are told, and a relay that is no more has no other */
+
+    if (!ngx_exiting || ngx_derp_slots_stopping()
+        || ngx_derp_lease_configured(&relay->region, 0) == NGX_AGAIN)
+    {
+        return;
+    }
+
+    ngx_derp_put_restarting(frame, 0, NGX_DERP_MESH_TRY_FOR);
+
+    for (q = ngx_queue_head(&relay->all);
+         q != ngx_queue_sentinel(&relay->all);
+         q = ngx_queue_next(q))
+    {
+        s = ngx_queue_data(q, ngx_derp_session_t, queue);
+
+        if (s->sibling && !s->told && s->state == NGX_DERP_STATE_CLIENT) {
+            s->told = 1;
+            ngx_derp_outbox_frame(s, frame, sizeof(frame));
+        }
+    }
+}
+
+
+/* Whether this worker has taken the link from another just now. */
+
+static ngx_uint_t
+ngx_derp_mesh_tick_link(ngx_derp_link_t *link, ngx_derp_lease_take_e take)
+{
+    ngx_uint_t        taken;
     ngx_derp_lease_e  lease;
 
-    up = (link->session && link->session->state == NGX_DERP_STATE_LINK);
+    lease = ngx_derp_lease(&link->relay->region, link->id, take,
+                           link->line.up || link->old.up);
 
-    lease = ngx_derp_lease(&link->relay->region, link->id, !ngx_exiting, up);
+    if (lease == NGX_DERP_LEASE_AGAIN && !ngx_derp_mesh_ending(link)) {
+        return 0;
+    }
 
-    if (ngx_exiting && ngx_derp_slots_stopping()) {
+    taken = (lease == NGX_DERP_LEASE_OURS && !link->owned);
+    link->owned = (lease == NGX_DERP_LEASE_OURS);
+
+    ngx_derp_mesh_tick_line(&link->line);
+    ngx_derp_mesh_tick_line(&link->old);
+
+    if (ngx_derp_mesh_ending(link)) {
 
         /* whoever has the lease, the link stays as long as clients do */
 
-        if (link->relay->region.member->gauges.clients == 0) {
+        if (!ngx_derp_mesh_needed(link->relay)) {
             ngx_derp_mesh_stop(link, "worker is shutting down");
         }
 
-        return;
+    } else if (ngx_derp_lease_configured(&link->relay->region, link->id)
+               == NGX_DECLINED)
+    {
+        ngx_derp_mesh_stop(link, "it is configured no more");
+
+    } else if (link->owned && !ngx_exiting) {
+        ngx_derp_mesh_tick_ours(link);
+
+    } else {
+        ngx_derp_mesh_tick_others(link, lease);
     }
 
-    if (lease == NGX_DERP_LEASE_AGAIN) {
-        return;
-    }
-
-    if (lease == NGX_DERP_LEASE_OURS && !ngx_exiting) {
-
-        if (link->state == NGX_DERP_LINK_DOWN && !link->retry.timer_set) {
-            ngx_derp_mesh_start(link);
-        }
-
-        return;
-    }
-
-    if (link->state != NGX_DERP_LINK_SESSION) {
-        ngx_derp_mesh_stop(link, NULL);
-        return;
-    }
-
-    /*
-     * A new link needs a while to hear of all clients: what goes by the old
-     * one until then goes on.  Where none comes up, as when it is configured
-     * no more, the worker is not to stay for this one.
-     */
-
-    if (lease == NGX_DERP_LEASE_REPLACED) {
-        ngx_derp_mesh_leave(link, &link->replaced, NGX_DERP_MESH_HANDOVER);
-
-    } else if (ngx_exiting) {
-        ngx_derp_mesh_leave(link, &link->orphaned, NGX_DERP_MESH_ORPHANED);
-    }
+    return taken;
 }
 
 
 static void
-ngx_derp_mesh_leave(ngx_derp_link_t *link, ngx_msec_t *since, ngx_msec_t after)
+ngx_derp_mesh_tick_ours(ngx_derp_link_t *link)
 {
-    if (*since == 0) {
-        *since = ngx_current_msec;
+    ngx_derp_mesh_settle(link);
+
+    if (link->line.restart && link->old.session == NULL) {
+
+        /* a new line first */
+
+        link->old = link->line;
+        ngx_memzero(&link->line, sizeof(ngx_derp_line_t));
+        link->state = NGX_DERP_LINK_DOWN;
     }
 
-    if (ngx_current_msec - *since >= after) {
-        ngx_derp_mesh_stop(link, "another worker has the link");
+    if (link->state == NGX_DERP_LINK_DOWN && !link->retry.timer_set) {
+        ngx_derp_mesh_start(link);
     }
+}
+
+
+/*
+ * The worker exits, or a newer one has the link.  A new link needs a while to
+ * hear of all clients: what goes by the old one until then goes on.  Where none
+ * comes up the worker is not to stay for this one.
+ */
+
+static void
+ngx_derp_mesh_tick_others(ngx_derp_link_t *link, ngx_derp_lease_e lease)
+{
+    ngx_derp_mesh_cancel(link);
+
+    if (ngx_exiting && link->orphaned == 0) {
+        link->orphaned = ngx_current_msec;
+    }
+
+    if (lease == NGX_DERP_LEASE_REPLACED
+        || (ngx_exiting
+            && ngx_current_msec - link->orphaned >= NGX_DERP_MESH_ORPHANED))
+    {
+        ngx_derp_mesh_leave(&link->line);
+        ngx_derp_mesh_leave(&link->old);
+    }
+}
+
+
+/* nginx stops, or its newest configuration has the whole relay no more */
+
+static ngx_uint_t
+ngx_derp_mesh_ending(ngx_derp_link_t *link)
+{
+    return ngx_exiting
+           && (ngx_derp_slots_stopping()
+               || ngx_derp_lease_configured(&link->relay->region, link->id)
+                  == NGX_AGAIN);
+}
+
+
+/* Whether any worker has clients, but for the other relays' links. */
+
+static ngx_uint_t
+ngx_derp_mesh_needed(ngx_derp_relay_t *relay)
+{
+    ngx_uint_t          i;
+    uint64_t            clients, watchers;
+    ngx_derp_member_t  *member;
+
+    clients = 0;
+    watchers = 0;
+
+    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+        member = &relay->region.zone->members[i];
+
+        if (ngx_derp_load(&member->generation)) {
+            clients += ngx_derp_load(&member->gauges.clients);
+            watchers += ngx_derp_load(&member->gauges.watchers);
+        }
+    }
+
+    return clients > watchers;
+}
+
+
+static void
+ngx_derp_mesh_settle(ngx_derp_link_t *link)
+{
+    ngx_msec_t        since;
+    ngx_uint_t        told;
+    ngx_derp_line_t  *line;
+
+    line = &link->line;
+
+    told = line->told;
+    line->told = 0;
+
+    if (line->up || !line->pong || line->leaving) {
+        return;
+    }
+
+    since = ngx_current_msec - line->answered;
+
+    if (since < NGX_DERP_MESH_SETTLE
+        || (told > NGX_DERP_MESH_FEW && since < NGX_DERP_MESH_RESTLESS))
+    {
+        return;
+    }
+
+    /* an older worker lets go of its own as soon as the lease says so */
+
+    line->up = 1;
+    link->attempt = 0;
+
+    ngx_derp_mesh_leave(&link->old);
+}
+
+
+/*
+ * The end of a line that another has replaced, in steps.  All that it announced
+ * the other one announces too, and goes before it, so nothing new is sent by
+ * this one; but what was on its way to it in other workers may still come.
+ */
+
+static void
+ngx_derp_mesh_leave(ngx_derp_line_t *line)
+{
+    ngx_derp_session_t  *s;
+
+    s = line->session;
+
+    if (s == NULL || line->leaving) {
+        return;
+    }
+
+    line->leaving = 1;
+
+    if (s->state != NGX_DERP_STATE_LINK) {
+        ngx_derp_session_fail(s, "another worker has the link");
+    }
+}
+
+
+/*
+ * A tick later nothing comes any more.  When all has been sent the line is off
+ * the registry, and says that it is done.  It is closed by the other relay, not
+ * here: whatever still arrives at a closed socket resets the connection, and
+ * with it goes what the other one has not read yet.
+ */
+
+static void
+ngx_derp_mesh_tick_line(ngx_derp_line_t *line)
+{
+    uint32_t             index;
+    ngx_int_t            rc;
+    ngx_derp_relay_t    *relay;
+    ngx_derp_session_t  *s;
+
+    s = line->session;
+
+    if (s == NULL || !line->leaving || line->shut
+        || s->state != NGX_DERP_STATE_LINK || !ngx_derp_outbox_empty(s))
+    {
+        return;
+    }
+
+    relay = s->relay;
+
+    relay->changed = 1;
+    ngx_derp_worker_post();
+
+    index = 0;
+
+    do {
+        rc = ngx_derp_registry_remove(&relay->region, s->route, &index);
+    } while (rc == NGX_AGAIN && !relay->region.denied);
+
+    if (rc == NGX_AGAIN) {
+        return;
+    }
+
+    relay->sessions[ngx_derp_route_index(s->route)] = NULL;
+    s->route = NGX_DERP_NO_ROUTE;
+
+    line->shut = 1;
+    ngx_derp_dial_shut(s->connection);
+
+    ngx_add_timer(s->connection->read, NGX_DERP_MESH_LINGER);
+}
+
+
+static ngx_derp_line_t *
+ngx_derp_mesh_line(ngx_derp_session_t *s)
+{
+    return s->link->line.session == s ? &s->link->line : &s->link->old;
 }
 
 
@@ -133,12 +385,20 @@ ngx_derp_mesh_start(ngx_derp_link_t *link)
     link->log.data = link;
     link->log.action = NULL;
 
+    if (link->attempt >= NGX_DERP_MESH_LOGGED
+        && ngx_time() - link->logged < NGX_DERP_MESH_LOG_EVERY)
+    {
+        link->log.log_level = ngx_min(link->log.log_level, NGX_LOG_CRIT);
+
+    } else {
+        link->logged = ngx_time();
+    }
+
     link->retry.handler = ngx_derp_mesh_retry_handler;
     link->retry.data = link;
     link->retry.log = &link->log;
     link->retry.cancelable = 1;
 
-    link->replaced = 0;
     link->orphaned = 0;
     link->state = NGX_DERP_LINK_DIALING;
 
@@ -158,39 +418,46 @@ ngx_derp_mesh_log_error(ngx_log_t *log, u_char *buf, size_t len)
 }
 
 
+/* Makes no new line, or not for now. */
+
 static void
-ngx_derp_mesh_stop(ngx_derp_link_t *link, char *reason)
+ngx_derp_mesh_cancel(ngx_derp_link_t *link)
 {
     if (link->retry.timer_set) {
         ngx_del_timer(&link->retry);
     }
 
-    switch (link->state) {
-
-    case NGX_DERP_LINK_DIALING:
+    if (link->state == NGX_DERP_LINK_DIALING) {
         ngx_derp_dial_cancel(link);
-        break;
+        link->state = NGX_DERP_LINK_DOWN;
+    }
+}
 
-    case NGX_DERP_LINK_SESSION:
 
-        /* the rest is done when it is closed */
+/* The lines are closed at the end of the turn: see ngx_derp_mesh_closed(). */
 
-        ngx_derp_session_fail(link->session, reason);
-        return;
+static void
+ngx_derp_mesh_stop(ngx_derp_link_t *link, char *reason)
+{
+    ngx_derp_mesh_cancel(link);
 
-    default:
-        break;
+    if (link->line.session) {
+        link->line.leaving = 1;
+        ngx_derp_session_fail(link->line.session, reason);
     }
 
-    link->state = NGX_DERP_LINK_DOWN;
+    if (link->old.session) {
+        ngx_derp_session_fail(link->old.session, reason);
+    }
 }
 
 
 void
 ngx_derp_mesh_exit(ngx_derp_relay_t *relay)
 {
-    ngx_uint_t        i;
-    ngx_derp_link_t  *link;
+    ngx_uint_t           i, n;
+    ngx_derp_link_t     *link;
+    ngx_derp_session_t  *s[2];
 
     if (relay->mesh == NULL) {
         return;
@@ -199,15 +466,20 @@ ngx_derp_mesh_exit(ngx_derp_relay_t *relay)
     link = relay->mesh->links.elts;
 
     for (i = 0; i < relay->mesh->links.nelts; i++) {
+        ngx_derp_mesh_cancel(&link[i]);
 
-        if (link[i].session) {
-            ngx_derp_dial_close(link[i].session->connection);
-            ngx_free(link[i].session);
-            link[i].session = NULL;
-            continue;
+        s[0] = link[i].line.session;
+        s[1] = link[i].old.session;
+
+        for (n = 0; n < 2; n++) {
+            if (s[n]) {
+                ngx_derp_dial_close(s[n]->connection);
+                ngx_free(s[n]);
+            }
         }
 
-        ngx_derp_mesh_stop(&link[i], NULL);
+        ngx_memzero(&link[i].line, sizeof(ngx_derp_line_t));
+        ngx_memzero(&link[i].old, sizeof(ngx_derp_line_t));
     }
 }
 
@@ -244,7 +516,8 @@ ngx_derp_mesh_retry_handler(ngx_event_t *ev)
 
     /* the lease may have gone to another worker meanwhile */
 
-    ngx_derp_mesh_tick_link(link);
+    (void) ngx_derp_mesh_tick_link(link, ngx_exiting ? NGX_DERP_LEASE_LOOK
+                                                   : NGX_DERP_LEASE_TAKE_FREE);
 }
 
 
@@ -266,9 +539,15 @@ ngx_derp_mesh_connected(ngx_derp_link_t *link, u_char *data, size_t len)
     s->link = link;
 
     link->connection = NULL;
-    link->session = s;
+    link->line.session = s;
+    link->line.heard = ngx_current_msec;
     link->state = NGX_DERP_LINK_SESSION;
 
+    /* what becomes of it is logged again, however many have failed */
+
+    c->log->log_level = ngx_derp_worker.log->log_level;
+
+    ngx_derp_session_user_timeout(c, NGX_DERP_MESH_USER_TIMEOUT);
     ngx_add_timer(c->read, link->relay->handshake_timeout);
 
     ngx_derp_session_begin(s, data, len);
@@ -278,23 +557,34 @@ ngx_derp_mesh_connected(ngx_derp_link_t *link, u_char *data, size_t len)
 void
 ngx_derp_mesh_closed(ngx_derp_session_t *s)
 {
+    ngx_uint_t        leaving;
     ngx_derp_link_t  *link;
+    ngx_derp_line_t  *line;
 
     link = s->link;
+    line = ngx_derp_mesh_line(s);
+    leaving = line->leaving;
 
     ngx_log_error(NGX_LOG_NOTICE, ngx_derp_worker.log, 0,
-                  "derp_relay \"%V\" has lost its link to %V: %s",
-                  &link->relay->name, &link->url.url, s->reason);
+                  "derp_relay \"%V\" has %s its link to %V: %s",
+                  &link->relay->name, leaving ? "let go of" : "lost",
+                  &link->url.url, line->shut ? "it was replaced" : s->reason);
 
-    link->session = NULL;
+    ngx_memzero(line, sizeof(ngx_derp_line_t));
 
     ngx_derp_dial_close(s->connection);
+
+    /* while a new line is made nothing more is to be done for an old one */
+
+    if (line == &link->old) {
+        return;
+    }
 
     if (link->state == NGX_DERP_LINK_SELF) {
         return;
     }
 
-    if (link->replaced || ngx_exiting) {
+    if (leaving || ngx_exiting) {
         link->state = NGX_DERP_LINK_DOWN;
         return;
     }
@@ -329,7 +619,7 @@ ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t *len,
     link = s->link;
     body = frame + NGX_DERP_HEADER_LEN;
 
-    if (frame[0] == NGX_DERP_SERVER_INFO) {
+    if (!ngx_derp_key_is_zero(s->key) && frame[0] == NGX_DERP_SERVER_INFO) {
 
         /* it has taken our ClientInfo */
 
@@ -337,6 +627,7 @@ ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t *len,
     }
 
     if (!ngx_derp_key_is_zero(s->key)
+        || frame[0] != NGX_DERP_SERVER_KEY
         || ngx_derp_get_server_key(body, *len - NGX_DERP_HEADER_LEN, &key)
            != NGX_OK)
     {
@@ -399,7 +690,7 @@ ngx_derp_mesh_register(ngx_derp_session_t *s)
     link = s->link;
     relay = s->relay;
 
-    rc = ngx_derp_registry_add_link(&relay->region, &s->route);
+    rc = ngx_derp_registry_add_link(&relay->region, link->id, &s->route);
 
     if (rc == NGX_AGAIN) {
         return ngx_derp_session_wait(s);
@@ -416,14 +707,12 @@ ngx_derp_mesh_register(ngx_derp_session_t *s)
 
     ngx_derp_session_state(s, NGX_DERP_STATE_LINK);
 
-    link->attempt = 0;
-    link->heard = ngx_current_msec;
-
     ngx_log_error(NGX_LOG_NOTICE, ngx_derp_worker.log, 0,
                   "derp_relay \"%V\" is linked to %V", &relay->name,
                   &link->url.url);
 
-    ngx_add_timer(s->connection->read, NGX_DERP_MESH_TIMEOUT);
+    ngx_derp_mesh_ping(s);
+    ngx_add_timer(s->connection->read, NGX_DERP_MESH_PING);
 
     return NGX_OK;
 }
@@ -432,28 +721,53 @@ ngx_derp_mesh_register(ngx_derp_session_t *s)
 ngx_int_t
 ngx_derp_mesh_check(ngx_derp_session_t *s, ngx_uint_t type, size_t len)
 {
-    s->link->heard = ngx_current_msec;
+    ngx_uint_t        ok;
+    ngx_derp_line_t  *line;
+
+    line = ngx_derp_mesh_line(s);
+    line->heard = ngx_current_msec;
 
     if (len > NGX_DERP_MAX_SERVER_FRAME) {
         ngx_derp_session_fail(s, "mesh peer sent too long a frame");
         return NGX_ERROR;
     }
 
+    /* nothing is done for what is said to a line that is done */
+
+    if (line->shut) {
+        return NGX_DECLINED;
+    }
+
     switch (type) {
 
     case NGX_DERP_PEER_PRESENT:
     case NGX_DERP_PEER_GONE:
-    case NGX_DERP_PING:
-        if (len < NGX_DERP_PING_LEN || len > NGX_DERP_MAX_PING) {
-            ngx_derp_session_fail(s, "mesh peer sent a frame out of bounds");
-            return NGX_ERROR;
-        }
+        ok = (len >= NGX_DERP_KEY_LEN && len <= NGX_DERP_MAX_PING);
+        break;
 
-        return NGX_OK;
+    case NGX_DERP_PING:
+        ok = (len >= NGX_DERP_PING_LEN && len <= NGX_DERP_MAX_PING);
+        break;
+
+    case NGX_DERP_PONG:
+        line->answered = line->pong ? line->answered : ngx_current_msec;
+        line->pong = 1;
+        return NGX_DECLINED;
+
+    case NGX_DERP_RESTARTING:
+        line->restart = 1;
+        return NGX_DECLINED;
 
     default:
         return NGX_DECLINED;
     }
+
+    if (!ok) {
+        ngx_derp_session_fail(s, "mesh peer sent a frame out of bounds");
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }
 
 
@@ -461,28 +775,48 @@ ngx_int_t
 ngx_derp_mesh_frame(ngx_derp_session_t *s, u_char *frame, size_t *len,
     u_char *last)
 {
-    u_char  *body, pong[NGX_DERP_PONG_FRAME];
+    u_char  *body;
 
     body = frame + NGX_DERP_HEADER_LEN;
 
-    if (frame[0] == NGX_DERP_PING) {
+    switch (frame[0]) {
 
-        if (!s->out.blocked) {
-            ngx_derp_put_pong(pong, body);
-            ngx_derp_outbox_frame(s, pong, sizeof(pong));
-        }
-
+    case NGX_DERP_PING:
+        ngx_derp_mesh_pong(s, body);
         return NGX_OK;
+
+    case NGX_DERP_PEER_PRESENT:
+        return ngx_derp_mesh_present(s, body);
+
+    default: /* NGX_DERP_PEER_GONE */
+        return ngx_derp_mesh_gone(s, body, *len - NGX_DERP_HEADER_LEN);
+    }
+}
+
+
+static void
+ngx_derp_mesh_ping(ngx_derp_session_t *s)
+{
+    u_char  *p, frame[NGX_DERP_PONG_FRAME];
+
+    p = ngx_derp_put_header(frame, NGX_DERP_PING, NGX_DERP_PING_LEN);
+    ngx_memzero(p, NGX_DERP_PING_LEN);
+
+    ngx_derp_outbox_frame(s, frame, sizeof(frame));
+}
+
+
+static void
+ngx_derp_mesh_pong(ngx_derp_session_t *s, u_char *data)
+{
+    u_char  frame[NGX_DERP_PONG_FRAME];
+
+    if (s->out.blocked) {
+        return;
     }
 
-    if (*len < NGX_DERP_PACKET_OFFSET) {
-        ngx_derp_session_fail(s, "mesh peer sent a frame out of bounds");
-        return NGX_ERROR;
-    }
-
-    return frame[0] == NGX_DERP_PEER_PRESENT
-           ? ngx_derp_mesh_present(s, body)
-           : ngx_derp_mesh_gone(s, body, *len - NGX_DERP_HEADER_LEN);
+    ngx_derp_put_pong(frame, data);
+    ngx_derp_outbox_frame(s, frame, sizeof(frame));
 }
 
 
@@ -490,6 +824,8 @@ static ngx_int_t
 ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key)
 {
     ngx_int_t  rc;
+
+    ngx_derp_mesh_line(s)->told++;
 
     /* this link is a client over there, and none to be sent anything */
 
@@ -551,14 +887,33 @@ ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body, size_t len)
 void
 ngx_derp_mesh_timer(ngx_derp_session_t *s)
 {
-    ngx_msec_t  silent;
+    ngx_msec_t        silent;
+    ngx_derp_line_t  *line;
 
-    silent = ngx_current_msec - s->link->heard;
+    line = ngx_derp_mesh_line(s);
 
-    if (silent >= NGX_DERP_MESH_TIMEOUT) {
+    if (line->shut) {
+        ngx_derp_session_fail(s, "mesh peer does not close");
+        return;
+    }
+
+    /* a ping would wait for all that is before it, which has its own timer */
+
+    if (s->out.blocked) {
+        line->heard = ngx_current_msec;
+    }
+
+    silent = ngx_current_msec - line->heard;
+
+    if (silent >= NGX_DERP_MESH_SILENCE) {
         ngx_derp_session_fail(s, "mesh peer is silent");
         return;
     }
 
-    ngx_add_timer(s->connection->read, NGX_DERP_MESH_TIMEOUT - silent);
+    if (!s->out.blocked) {
+        ngx_derp_mesh_ping(s);
+    }
+
+    ngx_add_timer(s->connection->read,
+                  ngx_min(NGX_DERP_MESH_PING, NGX_DERP_MESH_SILENCE - silent));
 }

@@ -16,6 +16,10 @@
 #include "ngx_derp_session.h"
 
 
+/* longer than the relay's own mesh_write_timeout, which says what has happened */
+#define NGX_DERP_MESH_USER_TIMEOUT  45000
+
+
 typedef enum {
     NGX_DERP_LINK_DOWN = 0,         /* of another worker, or to be dialed */
     NGX_DERP_LINK_DIALING,
@@ -24,7 +28,26 @@ typedef enum {
 } ngx_derp_link_state_e;
 
 
-/* another relay, as configured, and a worker's link to it if it has it */
+/* a session of a link, all zero if there is none */
+
+typedef struct {
+    ngx_derp_session_t     *session;
+    ngx_msec_t              heard;      /* when the other relay last was */
+    ngx_msec_t              answered;   /* when it answered the first ping */
+    ngx_uint_t              told;       /* of so many clients, in this tick */
+    unsigned                pong:1;     /* it has */
+    unsigned                up:1;       /* it has told of all, we take it */
+    unsigned                restart:1;  /* it asks for another link */
+    unsigned                leaving:1;  /* gets nothing new */
+    unsigned                shut:1;     /* has sent all that it had */
+} ngx_derp_line_t;
+
+
+/*
+ * Another relay, as configured, and a worker's link to it if it has it.  Where
+ * a link is to be made anew while it works, the old line stays until the new
+ * one is up.
+ */
 
 struct ngx_derp_link_s {
     ngx_derp_relay_t       *relay;
@@ -32,19 +55,20 @@ struct ngx_derp_link_s {
     ngx_url_t               url;        /* with addresses, or to be resolved */
     ngx_str_t               name;       /* for TLS and Host */
     unsigned                secure:1;
+    unsigned                owned:1;    /* the lease is ours */
 
-    ngx_derp_link_state_e   state;
-    ngx_connection_t       *connection;
-    ngx_derp_session_t     *session;
+    ngx_derp_link_state_e   state;      /* of the new line */
+    ngx_connection_t       *connection; /* while it is being dialed */
+    ngx_derp_line_t         line;
+    ngx_derp_line_t         old;
     ngx_resolver_ctx_t     *resolving;
     ngx_event_t             retry;
-    ngx_log_t               log;        /* the connection's own */
+    ngx_log_t               log;        /* while dialing; lines have a copy */
+    time_t                  logged;     /* when a failure last was */
     ngx_addr_t              addr;       /* what is dialed */
     struct sockaddr_storage  sockaddr;
     ngx_buf_t              *buf;        /* the request, then the reply */
     ngx_uint_t              attempt;    /* in vain since the last success */
-    ngx_msec_t              heard;      /* when the other one last was */
-    ngx_msec_t              replaced;   /* since when another worker's is up */
     ngx_msec_t              orphaned;   /* since when the worker exits */
 };
 
@@ -61,7 +85,10 @@ struct ngx_derp_mesh_s {
 };
 
 
-/* Takes and gives back leases, and dials.  In a worker, now and then. */
+/*
+ * Takes and gives back leases, dials, and hands links over; tells other relays
+ * of a reload.  In a worker, now and then: each tick is a step.
+ */
 void ngx_derp_mesh_tick(ngx_derp_relay_t *relay);
 
 /* Ends all links of this worker, which exits. */

@@ -31,8 +31,8 @@ static void ngx_derp_outbox_wait(ngx_derp_session_t *s);
 static void ngx_derp_outbox_unblock(ngx_derp_session_t *s);
 static void ngx_derp_outbox_queue(ngx_derp_session_t *s, u_char *p,
     u_char *last);
-static ngx_int_t ngx_derp_outbox_enqueue(ngx_derp_session_t *s, u_char *frame,
-    size_t len, ngx_uint_t kind);
+static ngx_derp_drop_e ngx_derp_outbox_enqueue(ngx_derp_session_t *s,
+    u_char *frame, size_t len, ngx_uint_t kind);
 static ngx_uint_t ngx_derp_outbox_kind(u_char *frame, size_t len);
 static ngx_uint_t ngx_derp_outbox_refill(ngx_derp_session_t *s);
 static ngx_derp_buf_t *ngx_derp_outbox_first(ngx_derp_session_t *s);
@@ -355,16 +355,19 @@ ngx_derp_outbox_unblock(ngx_derp_session_t *s)
 static void
 ngx_derp_outbox_queue(ngx_derp_session_t *s, u_char *p, u_char *last)
 {
-    size_t      len;
-    ngx_uint_t  kind;
+    size_t           len;
+    ngx_uint_t       kind;
+    ngx_derp_drop_e  reason;
 
     for ( /* void */ ; p < last; p += len) {
         len = ngx_derp_frame_len(p);
         kind = ngx_derp_outbox_kind(p, len);
 
-        if (s->state != NGX_DERP_STATE_CLOSING
-            && ngx_derp_outbox_enqueue(s, p, len, kind) == NGX_OK)
-        {
+        reason = s->state == NGX_DERP_STATE_CLOSING
+                 ? NGX_DERP_DROP_GONE_DISCONNECTED
+                 : ngx_derp_outbox_enqueue(s, p, len, kind);
+
+        if (reason == NGX_DERP_DROPS) {
             continue;
         }
 
@@ -372,16 +375,15 @@ ngx_derp_outbox_queue(ngx_derp_session_t *s, u_char *p, u_char *last)
             ngx_derp_session_fail(s, "no room in its outbox");
 
         } else {
-            ngx_derp_outbox_count_dropped(s, len, kind,
-                                          s->state == NGX_DERP_STATE_CLOSING
-                                          ? NGX_DERP_DROP_GONE_DISCONNECTED
-                                          : NGX_DERP_DROP_MEMORY);
+            ngx_derp_outbox_count_dropped(s, len, kind, reason);
         }
     }
 }
 
 
-static ngx_int_t
+/* Returns why the frame is dropped instead; NGX_DERP_DROPS: it is not. */
+
+static ngx_derp_drop_e
 ngx_derp_outbox_enqueue(ngx_derp_session_t *s, u_char *frame, size_t len,
     ngx_uint_t kind)
 {
@@ -395,25 +397,30 @@ ngx_derp_outbox_enqueue(ngx_derp_session_t *s, u_char *frame, size_t len,
         /* they are not dropped: who is to be told too much is let go */
 
         if (out->queued[kind] == NGX_DERP_CONTROL_QUEUE) {
-            return NGX_ERROR;
+            return NGX_DERP_DROP_MEMORY;
         }
 
     } else {
 
-        if (out->queued[kind] == NGX_DERP_QUEUE) {
+        if (s->link) {
+            if (out->held + len > NGX_DERP_LINK_QUEUE) {
+                return NGX_DERP_DROP_QUEUE_TAIL;
+            }
+
+        } else if (out->queued[kind] == NGX_DERP_QUEUE) {
             ngx_derp_outbox_drop_oldest(s, kind, NGX_DERP_DROP_QUEUE_HEAD);
         }
 
         while (ngx_derp_worker.queued + len > s->relay->buffers) {
             if (ngx_derp_outbox_make_room() != NGX_OK) {
-                return NGX_ERROR;
+                return NGX_DERP_DROP_MEMORY;
             }
         }
     }
 
     buf = ngx_derp_buf_get(&ngx_derp_worker.bufs, len, s->connection->log);
     if (buf == NULL) {
-        return NGX_ERROR;
+        return NGX_DERP_DROP_MEMORY;
     }
 
     buf->kind = kind;
@@ -429,7 +436,7 @@ ngx_derp_outbox_enqueue(ngx_derp_session_t *s, u_char *frame, size_t len,
 
     ngx_derp_outbox_hold(s, ngx_derp_buf_size(buf));
 
-    return NGX_OK;
+    return NGX_DERP_DROPS;
 }
 
 

@@ -26,6 +26,9 @@
 #define NGX_DERP_QUEUE          32
 #define NGX_DERP_CONTROL_QUEUE  8192
 
+/* of a link, in bytes: it carries the packets of thousands */
+#define NGX_DERP_LINK_QUEUE     (4 * 1024 * 1024)
+
 /* blocked connections are listed by how much they hold, in so many steps */
 #define NGX_DERP_HOLDERS        64
 
@@ -67,6 +70,9 @@ void ngx_derp_outbox_span(ngx_derp_session_t *s, ngx_derp_span_t *span);
  * many of them a blocked connection is sent.
  */
 void ngx_derp_outbox_frame(ngx_derp_session_t *s, u_char *frame, size_t len);
+
+/* Whether all that was appended has been written. */
+#define ngx_derp_outbox_empty(s)  ((s)->out.buf == NULL && !(s)->out.blocked)
 
 /* Writes as much as the socket takes. */
 void ngx_derp_outbox_flush(ngx_derp_session_t *s);

@@ -57,7 +57,8 @@ static void ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p,
 static void ngx_derp_session_put_in(ngx_derp_session_t *s);
 static ngx_uint_t ngx_derp_session_denied(ngx_derp_relay_t *relay);
 static void ngx_derp_session_unregister(ngx_derp_session_t *s);
-static void ngx_derp_session_remove(ngx_derp_session_t *s);
+static ngx_int_t ngx_derp_session_remove(ngx_derp_session_t *s);
+static void ngx_derp_session_free(ngx_derp_session_t *s, ngx_int_t rc);
 static void ngx_derp_session_log_end(ngx_derp_session_t *s);
 static u_char *ngx_derp_session_log_error(ngx_log_t *log, u_char *buf,
     size_t len);
@@ -232,8 +233,6 @@ ngx_derp_session_alloc(ngx_derp_relay_t *relay, ngx_connection_t *c,
 static void
 ngx_derp_session_tcp(ngx_connection_t *c)
 {
-    int  timeout;
-
     if (c->sockaddr && c->sockaddr->sa_family == AF_UNIX) {
         return;
     }
@@ -242,9 +241,20 @@ ngx_derp_session_tcp(ngx_connection_t *c)
 
     (void) ngx_tcp_nodelay(c);
 
-    /* whoever is cut off is noticed by what it does not acknowledge */
+    ngx_derp_session_user_timeout(c, NGX_DERP_USER_TIMEOUT);
+}
 
-    timeout = NGX_DERP_USER_TIMEOUT;
+
+void
+ngx_derp_session_user_timeout(ngx_connection_t *c, ngx_msec_t msec)
+{
+    int  timeout;
+
+    if (c->sockaddr && c->sockaddr->sa_family == AF_UNIX) {
+        return;
+    }
+
+    timeout = msec;
 
     if (setsockopt(c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
                    (const void *) &timeout, sizeof(int))
@@ -692,7 +702,7 @@ ngx_derp_session_retry(ngx_derp_relay_t *relay)
         ngx_queue_remove(q);
 
         if (s->state == NGX_DERP_STATE_CLOSING) {
-            ngx_derp_session_remove(s);
+            ngx_derp_session_free(s, ngx_derp_session_remove(s));
             continue;
         }
 
@@ -802,6 +812,7 @@ ngx_derp_session_login_fails(ngx_derp_session_t *s, ngx_derp_login_e reason)
 void
 ngx_derp_session_close(ngx_derp_session_t *s)
 {
+    ngx_int_t          rc;
     ngx_connection_t  *c;
     ngx_derp_relay_t  *relay;
 
@@ -832,6 +843,11 @@ ngx_derp_session_close(ngx_derp_session_t *s)
 
     ngx_derp_session_log_end(s);
 
+    /* off the registry, which is to be before the client can come again */
+
+    s->removed = 0;
+    rc = ngx_derp_session_remove(s);
+
     /* the connection may take a while to close, and logs without a session */
 
     c->log->handler = NULL;
@@ -849,34 +865,36 @@ ngx_derp_session_close(ngx_derp_session_t *s)
         relay->close(c);
     }
 
-    /* off the registry, which is all that still knows of it */
-
-    s->removed = 0;
-    ngx_derp_session_remove(s);
+    ngx_derp_session_free(s, rc);
 }
 
 
-/* As soon as the zone's lock is to be had; what a link announced, by parts. */
+/* NGX_AGAIN: another has the zone's lock, or it is a link with much behind it */
 
-static void
+static ngx_int_t
 ngx_derp_session_remove(ngx_derp_session_t *s)
 {
-    ngx_derp_relay_t  *relay;
-
-    relay = s->relay;
-
-    if (s->route) {
-        relay->changed = 1;
-
-        if (ngx_derp_registry_remove(&relay->region, s->route, &s->removed)
-            == NGX_AGAIN)
-        {
-            (void) ngx_derp_session_wait(s);
-            return;
-        }
+    if (s->route == NGX_DERP_NO_ROUTE) {
+        return NGX_OK;
     }
 
-    ngx_free(s);
+    s->relay->changed = 1;
+
+    return ngx_derp_registry_remove(&s->relay->region, s->route, &s->removed);
+}
+
+
+/* What the registry still knows of stays until that is told, too. */
+
+static void
+ngx_derp_session_free(ngx_derp_session_t *s, ngx_int_t rc)
+{
+    if (rc == NGX_AGAIN) {
+        (void) ngx_derp_session_wait(s);
+
+    } else {
+        ngx_free(s);
+    }
 }
 
 

@@ -89,6 +89,8 @@ struct ngx_derp_session_s {
     unsigned              resumed:1;    /* what it holds is to be processed */
     unsigned              pong:1;       /* one is waiting */
     unsigned              mesh:1;       /* knows the mesh key */
+    unsigned              sibling:1;    /* the link of a relay of our kind */
+    unsigned              told:1;       /* that one, of a reload */
     unsigned              preferred:1;
     unsigned              draining:1;
 };
@@ -120,6 +122,13 @@ ngx_derp_session_t *ngx_derp_session_alloc(ngx_derp_relay_t *relay,
  * Begins to read, with what has been read already, which is copied.
  */
 void ngx_derp_session_begin(ngx_derp_session_t *s, u_char *data, size_t len);
+
+/*
+ * How long the kernel waits for the other end to acknowledge anything, or to
+ * take anything: whoever is cut off is noticed by that.  A mesh peer, which has
+ * longer to take what it is sent, is to have longer here too.
+ */
+void ngx_derp_session_user_timeout(ngx_connection_t *c, ngx_msec_t msec);
 
 /* Goes over to another state. */
 void ngx_derp_session_state(ngx_derp_session_t *s, ngx_derp_state_e state);

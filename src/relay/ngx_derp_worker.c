@@ -235,12 +235,14 @@ ngx_derp_worker_exit(void)
     ngx_uint_t          i;
     ngx_derp_relay_t  **relay;
 
-    if (ngx_derp_worker.slot == NGX_DERP_NO_SLOT) {
-        return;
-    }
+    /* be it without relays: older workers may have some, and are to know */
 
     if (ngx_exiting) {
         ngx_derp_slots_quit();
+    }
+
+    if (ngx_derp_worker.slot == NGX_DERP_NO_SLOT) {
+        return;
     }
 
     relay = ngx_derp_worker.relays->elts;

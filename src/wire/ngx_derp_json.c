@@ -74,7 +74,9 @@ ngx_derp_client_info_json(u_char *p, u_char *mesh_key)
                    sizeof("{\"version\":2,\"meshKey\":\"") - 1);
     p = ngx_derp_key_hex(p, mesh_key);
 
-    return ngx_cpymem(p, "\"}", 2);
+    return ngx_cpymem(p, "\",\"AppName\":\"" NGX_DERP_APP_NAME "\"}",
+                      sizeof("\",\"AppName\":\"" NGX_DERP_APP_NAME "\"}")
+                      - 1);
 }
 
 
@@ -242,7 +244,20 @@ ngx_derp_json_prober(json_t *value, void *data)
 static ngx_int_t
 ngx_derp_json_app_name(json_t *value, void *data)
 {
-    return json_is_string(value) || json_is_null(value) ? NGX_OK : NGX_ERROR;
+    ngx_derp_client_info_t  *info = data;
+
+    if (json_is_null(value)) {
+        return NGX_OK;
+    }
+
+    if (!json_is_string(value)) {
+        return NGX_ERROR;
+    }
+
+    info->relay = (ngx_strcmp(json_string_value(value), NGX_DERP_APP_NAME)
+                   == 0);
+
+    return NGX_OK;
 }
 
 

@@ -14,12 +14,17 @@
 #include "ngx_derp_key.h"
 
 
+/* by which relays with this module know each other */
+#define NGX_DERP_APP_NAME  "ngx_derp"
+
+
 /* derp.ClientInfo; what this server has no use for is only checked */
 
 typedef struct {
     u_char           mesh_key[NGX_DERP_KEY_LEN];    /* zero: none given */
     unsigned         can_ack_pings:1;
     unsigned         prober:1;
+    unsigned         relay:1;       /* its AppName is NGX_DERP_APP_NAME */
 } ngx_derp_client_info_t;
 
 
@@ -34,12 +39,13 @@ ngx_int_t ngx_derp_client_info_parse(ngx_derp_client_info_t *info,
     u_char *data, size_t len, char **error);
 
 /*
- * Writes the JSON of a ClientInfo with a mesh key, as a relay shows it to
- * another.  Returns what is behind, at most NGX_DERP_CLIENT_INFO_LEN bytes;
+ * Writes the JSON of a ClientInfo with a mesh key and NGX_DERP_APP_NAME, as a
+ * relay shows it to another.  Returns what is behind, at most NGX_DERP_CLIENT_INFO_LEN bytes;
  * a secret, to be wiped.
  */
 #define NGX_DERP_CLIENT_INFO_LEN                                              \
-    (sizeof("{\"version\":2,\"meshKey\":\"\"}") - 1 + NGX_DERP_HEX_LEN)
+    (sizeof("{\"version\":2,\"meshKey\":\"\","                                \
+            "\"AppName\":\"" NGX_DERP_APP_NAME "\"}") - 1 + NGX_DERP_HEX_LEN)
 u_char *ngx_derp_client_info_json(u_char *p, u_char *mesh_key);
 
 /*

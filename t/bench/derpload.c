@@ -2,7 +2,8 @@
 /*
  * derpload: drives a DERP server, and measures what that costs it.
  *
- *     derpload [-h host] [-p port] [-t] [-f] [-u uri] [-H name] [-m meshkey]
+ *     derpload [-h host] [-p port] [-t] [-f] [-u uri] [-U uri] [-H name]
+ *              [-m meshkey]
  *              [-P pid,...] [-n pairs] [-s size] [-w window | -r rate] [-R]
  *              [-i idle] [-W watchers] [-c] [-d seconds]
  *
@@ -19,6 +20,7 @@
  *            measured then.
  *     -W     so many watchers, with the mesh key, are told of all others
  *     -c     clients connect, log in and leave, one after the other
+ *     -U     receivers connect to this instead, another relay of the mesh
  *     -t     TLS
  *     -f     fast start
  *     -P     the server's processes, whose CPU time and memory are measured
@@ -126,6 +128,9 @@ static server_t      server = {
     .name = "127.0.0.1"
 };
 
+static server_t      far;           /* the receivers', if there is a far_uri */
+static char         *far_uri;
+
 static processes_t   processes;
 static pair_t       *pairs;
 static int           npairs;
@@ -190,7 +195,8 @@ options(int argc, char **argv)
 {
     int  opt;
 
-    while ((opt = getopt(argc, argv, "h:p:tfu:H:m:P:n:s:w:r:Ri:W:cd:")) != -1)
+    while ((opt = getopt(argc, argv, "h:p:tfu:U:H:m:P:n:s:w:r:Ri:W:cd:"))
+           != -1)
     {
         switch (opt) {
 
@@ -212,6 +218,10 @@ options(int argc, char **argv)
 
         case 'u':
             server.uri = optarg;
+            break;
+
+        case 'U':
+            far_uri = optarg;
             break;
 
         case 'H':
@@ -489,6 +499,15 @@ connect_pairs(void)
 {
     int        i;
     client_t  *first;
+    server_t  *to;
+
+    to = &server;
+
+    if (far_uri) {
+        to = &far;
+        far = server;
+        far.uri = far_uri;
+    }
 
     pairs = calloc(npairs, sizeof(pair_t));
     if (pairs == NULL) {
@@ -501,7 +520,7 @@ connect_pairs(void)
             return -1;
         }
 
-        pairs[i].to = client_connect(&server, relay_frame, NULL);
+        pairs[i].to = client_connect(to, relay_frame, NULL);
         if (pairs[i].to == NULL) {
             return -1;
         }

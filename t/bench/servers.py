@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -105,7 +106,9 @@ def derper(port, tls=True):
     return Server(command, {'GOMAXPROCS': '1'}).wait(port)
 
 
-def nginx(port, tls=True, workers=1):
+def nginx(port, tls=True, workers=1, mesh=None):
+    """Of two relays, linked both ways by http or https, if that is said."""
+
     with open('t/bench/nginx.conf') as f:
         text = f.read()
 
@@ -116,6 +119,7 @@ def nginx(port, tls=True, workers=1):
         'LISTEN': f'127.0.0.1:{port}' + (' ssl' if tls else '')
                   + (' reuseport' if workers > 1 else ''),
         'TLS': tls_settings(),
+        **mesh_settings(mesh),
     }
 
     for name, value in values.items():
@@ -126,6 +130,77 @@ def nginx(port, tls=True, workers=1):
 
     return Server([f'{OUT}/nginx/nginx', '-p', f'{OUT}/nginx/', '-c',
                    'nginx.conf']).wait(port, workers)
+
+
+def mesh_settings(scheme):
+    if scheme is None:
+        return {'MESH': '', 'OTHER': '', 'LOCATION': ''}
+
+    port = next_port()
+
+    def mesh_with(uri):
+        return (f'mesh_with {scheme}://127.0.0.1:{port}{uri};\n'
+                f'mesh_ssl_trusted_certificate cert.pem;')
+
+    other = f"""
+    derp_relay other {{
+        zone          64m;
+        key_file      other.key;
+        mesh_key_file mesh.key;
+        {mesh_with('/derp')}
+    }}
+
+    server {{
+        listen 127.0.0.1:{port} {'ssl' if scheme == 'https' else ''} reuseport;
+
+        ssl_certificate     cert.pem;
+        ssl_certificate_key cert.key;
+        {tls_settings()}
+
+        location /derp  {{ derp main; }}
+        location /other {{ derp other; }}
+    }}
+"""
+
+    return {'MESH': mesh_with('/other'), 'OTHER': other,
+            'LOCATION': 'location /other { derp other; }'}
+
+
+def takeover(port):
+    """How long a relay is without a link when the worker that has it dies."""
+
+    log = f'{OUT}/nginx/logs/error.log'
+    start = os.path.getsize(log) if os.path.exists(log) else 0
+    linked = re.compile(r' (\d+)#\d+: derp_relay "main" is linked to')
+
+    def owners(count):
+        for _ in range(20000):
+            with open(log) as f:
+                f.seek(start)
+                found = linked.findall(f.read())
+
+            if len(found) >= count:
+                return found
+
+            time.sleep(0.0005)
+
+        raise Unavailable('there is no link')
+
+    server = nginx(port, False, 2, 'http')
+
+    try:
+        owner = owners(1)[0]
+        time.sleep(2)
+
+        before = time.monotonic()
+        os.kill(int(owner), signal.SIGKILL)
+        owners(2)
+
+        return {'takeover_ms': (time.monotonic() - before) * 1000,
+                'others_cpu': 0}
+
+    finally:
+        server.stop()
 
 
 def tls_settings():

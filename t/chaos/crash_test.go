@@ -29,18 +29,25 @@ func TestKills(t *testing.T) {
 	remote := newRemote(t, peer)
 	tr := newTraffic(t, s, n, 50*time.Millisecond)
 	others := newChurn(t, s, 3)
+	remote.awaitReachable(tr)
+	over := newCrossing(t, s, remote)
 	var seen, told longest
 	kinds := map[string]int{}
 	observers := make([]*observer, 2)
 	reloads := 0
+	var hit time.Time // when somebody that the link needs was killed
 	for f.more() {
 		others.pause()
+		if ended(over.from) {
+			over.connect()
+		}
 		for i, o := range observers {
 			if o == nil || ended(o.client) {
 				observers[i] = observe(t, s, f.rounds+i)
 			}
 		}
 		want := tr.keys()
+		want[over.from.key] = true
 		for _, o := range observers {
 			want[o.key] = true
 		}
@@ -49,6 +56,10 @@ func TestKills(t *testing.T) {
 		}
 		others.resume()
 		remote.awaitReachable(tr)
+		if !hit.IsZero() {
+			over.excuse(hit)
+			hit = time.Time{}
+		}
 
 		if f.rounds%12 == 1 { // so that there are old workers to be killed
 			s.reload(t)
@@ -70,6 +81,9 @@ func TestKills(t *testing.T) {
 			}
 		}
 		at := time.Now()
+		if over.victims(pids) {
+			hit = at
+		}
 		s.kill(t, pids...)
 		for _, o := range lost {
 			<-o.ended
@@ -90,8 +104,12 @@ func TestKills(t *testing.T) {
 			tr.join(p.seat)
 		}
 	}
-	f.note("%d times %v, %d reloads and %d other logins meanwhile; %d clients, %d packets; departures seen by observers: %v, told to clients: %v",
-		f.rounds, kinds, reloads, others.logins.Load(), n, tr.delivered.Load(), &seen, &told)
+	remote.awaitReachable(tr)
+	if !hit.IsZero() {
+		over.excuse(hit)
+	}
+	f.note("%d times %v, %d reloads and %d other logins meanwhile; %d clients, %d packets; departures seen by observers: %v, told to clients: %v; %s",
+		f.rounds, kinds, reloads, others.logins.Load(), n, tr.delivered.Load(), &seen, &told, over.check())
 }
 
 func ended(c *client) bool {

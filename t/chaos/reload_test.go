@@ -25,10 +25,16 @@ func TestReloads(t *testing.T) {
 	const n = 200
 	f := rounds(t, 20, 10, 200)
 	certs := trustCertificates(4)
-	s := start(t, conf{workers: 2, zone: "256m", shared: true})
+	peer := newFakePeer(t, "mesh peer", sharedCert())
+	s := start(t, conf{workers: 2, zone: "256m", shared: true, inRelay: meshWithPeer(peer)})
+	s.allow(`derp_relay "main".*link`)
 	tr := newTraffic(t, s, n, 100*time.Millisecond)
 	before := footprintOf(t, s.proc.pid())
 	firstWorkers := len(s.workers)
+	remote := newRemote(t, peer)
+	remote.awaitReachable(tr)
+	over := newCrossing(t, s, remote)
+	sender := &observer{client: over.from, pid: over.pid}
 	watchers := []*observer{observe(t, s, 0)}
 	turn := 0
 	for f.more() {
@@ -51,6 +57,7 @@ func TestReloads(t *testing.T) {
 		}
 		watchers = append(watchers, observe(t, s, f.rounds))
 		want := tr.keys()
+		want[sender.key] = true
 		for _, w := range watchers {
 			want[w.key] = true
 		}
@@ -62,8 +69,10 @@ func TestReloads(t *testing.T) {
 			watchers = watchers[1:]
 		}
 		duplicateAcross(t, s, f.rounds)
-		s.goneBut(t, tr, watchers)
+		s.goneBut(t, tr, append(watchers, sender))
 	}
+	crossed := over.check()
+	over.end()
 	// With its last client the last old worker goes, and nothing stays behind.
 	for _, w := range watchers {
 		w.close()
@@ -77,7 +86,7 @@ func TestReloads(t *testing.T) {
 		after := footprintOf(t, s.proc.pid())
 		return after.fds <= before.fds && after.maps <= before.maps+8
 	})
-	f.note("%d reloads, %d clients (%d replaced), %d packets", f.rounds, n, turn, tr.delivered.Load())
+	f.note("%d reloads, %d clients (%d replaced), %d packets; %s", f.rounds, n, turn, tr.delivered.Load(), crossed)
 }
 
 func allSeats(n int) (all []int) {

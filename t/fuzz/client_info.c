@@ -40,6 +40,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                     == NGX_OK);
         stub_assert(ngx_memcmp(again.mesh_key, info.mesh_key, NGX_DERP_KEY_LEN)
                     == 0);
+        stub_assert(again.relay);
     }
 
     return 0;

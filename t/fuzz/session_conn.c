@@ -287,6 +287,13 @@ ngx_derp_dial_cancel(ngx_derp_link_t *link)
 
 
 void
+ngx_derp_dial_shut(ngx_connection_t *c)
+{
+    stub_assert(fuzz_conn(c)->out_len == 0);
+}
+
+
+void
 ngx_derp_dial_close(ngx_connection_t *c)
 {
     fuzz_close(c);

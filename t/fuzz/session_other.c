@@ -97,7 +97,8 @@ fuzz_other_changes(fuzz_input_t *in)
 
     case 1:
         if (fuzz_other_link == NGX_DERP_NO_ROUTE) {
-            (void) ngx_derp_registry_add_link(&fuzz_other, &fuzz_other_link);
+            (void) ngx_derp_registry_add_link(&fuzz_other, 77,
+                                              &fuzz_other_link);
             break;
         }
 
@@ -205,8 +206,10 @@ fuzz_other_sends(fuzz_input_t *in)
         return;
     }
 
-    p = ngx_derp_put_header(p, key & 0x20 ? NGX_DERP_FORWARD_PACKET
-                                          : NGX_DERP_RECV_PACKET,
+    /* what goes to a link, and what came by one */
+
+    p = ngx_derp_put_header(p, route & NGX_DERP_ROUTE_LINK || key & 0x20
+                               ? NGX_DERP_FORWARD_PACKET : NGX_DERP_RECV_PACKET,
                             len - NGX_DERP_HEADER_LEN);
     p = ngx_cpymem(p, fuzz_public[FUZZ_KEY_OTHER], NGX_DERP_KEY_LEN);
 

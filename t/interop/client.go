@@ -64,6 +64,7 @@ type settings struct {
 	prober   bool
 	byHand   bool
 	notIdeal bool
+	app      string
 	held     chan struct{}
 	handle   func(derp.ReceivedMessage)
 }
@@ -83,6 +84,11 @@ func byHand(s *settings) { s.byHand = true }
 
 // notIdeal names another node as the one that the client would rather be on.
 func notIdeal(s *settings) { s.byHand, s.notIdeal = true, true }
+
+// app has the client say what program it is.
+func app(name string) setting {
+	return func(s *settings) { s.byHand, s.app = true, name }
+}
 
 // held reads nothing after login until the channel is closed.
 func held(until chan struct{}) setting {
@@ -204,6 +210,9 @@ func (c *client) openByHand(ctx context.Context, r *relay, s settings) error {
 	opts := []derp.ClientOpt{derp.IsProber(s.prober)}
 	if s.mesh {
 		opts = append(opts, derp.MeshKey(meshKey()))
+	}
+	if s.app != "" {
+		opts = append(opts, derp.AppName(s.app))
 	}
 	h.Client, err = derp.NewClient(s.priv, nc, brw, logger.Discard, opts...)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,8 @@ type fakePeer struct {
 	links chan *link
 	stop  chan struct{}
 	taken func(forward) bool // if it takes a packet, the link does not keep it
+	greet func(*link)        // tells each new link what is to be told first
+	deaf  atomic.Bool        // answers no pings
 	ln    net.Listener
 	busy  sync.WaitGroup
 }
@@ -52,7 +55,9 @@ type link struct {
 	mu sync.Mutex
 	bw *bufio.Writer
 
+	reading  sync.Mutex // a test that holds it has nothing read
 	forwards chan forward
+	pings    atomic.Int32
 	ended    chan struct{}
 }
 
@@ -159,6 +164,8 @@ func (l *link) readInfo(br *bufio.Reader) error {
 
 func (l *link) read(br *bufio.Reader) {
 	for {
+		l.reading.Lock()
+		l.reading.Unlock()
 		typ, n, err := derp.ReadFrameHeader(br)
 		if err != nil {
 			return
@@ -169,9 +176,15 @@ func (l *link) read(br *bufio.Reader) {
 		}
 		switch typ {
 		case derp.FrameWatchConns:
+			if l.peer.greet != nil {
+				l.peer.greet(l)
+			}
 			l.peer.links <- l
 		case derp.FramePing:
-			l.write(derp.FramePong, body[:8])
+			l.pings.Add(1)
+			if !l.peer.deaf.Load() {
+				l.write(derp.FramePong, body[:8])
+			}
 		case derp.FrameForwardPacket:
 			l.forwarded(body)
 		}
@@ -213,13 +226,16 @@ func (p *fakePeer) awaitLink(t testing.TB) *link {
 // present announces a key as a client of this peer.
 func (l *link) present(t testing.TB, k key.NodePublic) {
 	t.Helper()
+	if err := l.tell(k); err != nil {
+		t.Fatalf("%s announces %s: %v", l.peer.name, keyName(k), err)
+	}
+}
+
+func (l *link) tell(k key.NodePublic) error {
 	ip := netip.MustParseAddr("192.0.2.1").As16()
 	body := append(k.AppendTo(nil), ip[:]...)
 	body = binary.BigEndian.AppendUint16(body, 4242)
-	body = append(body, derp.PeerPresentIsRegular)
-	if err := l.write(derp.FramePeerPresent, body); err != nil {
-		t.Fatalf("%s announces %s: %v", l.peer.name, keyName(k), err)
-	}
+	return l.write(derp.FramePeerPresent, append(body, derp.PeerPresentIsRegular))
 }
 
 func (l *link) gone(t testing.TB, k key.NodePublic, reason derp.PeerGoneReasonType) {

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/netip"
@@ -235,27 +236,23 @@ func (c *cable) carry(ln net.Listener, in net.Conn) {
 	c.conns[in], c.conns[out] = true, true
 	c.mu.Unlock()
 
-	go splice(in, out)
+	var other sync.WaitGroup
+	other.Go(func() { splice(in, out) })
 	splice(out, in)
+	other.Wait()
+	in.Close()
+	out.Close()
 	c.mu.Lock()
 	delete(c.conns, in)
 	delete(c.conns, out)
 	c.mu.Unlock()
 }
 
-// splice copies one way; the end of either way is the end of both.
+// splice copies one way; its end is passed on, its failure ends the other too.
 func splice(dst, src net.Conn) {
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := src.Read(buf)
-		if n > 0 {
-			if _, werr := dst.Write(buf[:n]); werr != nil {
-				break
-			}
-		}
-		if err != nil {
-			break
-		}
+	if _, err := io.Copy(dst, src); err == nil {
+		dst.(*net.TCPConn).CloseWrite()
+		return
 	}
 	dst.Close()
 	src.Close()

@@ -8,12 +8,10 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 
 	"tailscale.com/derp"
-	"tailscale.com/derp/derpconst"
 	"tailscale.com/derp/derphttp"
 	"tailscale.com/net/netmon"
 	"tailscale.com/tailcfg"
@@ -185,28 +183,6 @@ func receivePacket(t *testing.T, c *derphttp.Client) derp.ReceivedPacket {
 		if p, ok := m.(derp.ReceivedPacket); ok {
 			return p
 		}
-	}
-}
-
-// With a meta certificate in the chain, which a relay need not send, the official
-// client starts at once, without an HTTP reply.
-func TestFastStart(t *testing.T) {
-	for _, tr := range []transport{tls4, tls6} {
-		t.Run(tr.String(), func(t *testing.T) {
-			r := startTarget(t, options{workers: 2, via: tr})
-			a, b := connect(t, r, "a", via(tr), on(0)), connect(t, r, "b", via(tr), on(1))
-			state, ok := a.http.TLSConnectionState()
-			if !ok {
-				t.Fatal("no TLS state")
-			}
-			last := state.PeerCertificates[len(state.PeerCertificates)-1].Subject.CommonName
-			hexKey, ok := strings.CutPrefix(last, derpconst.MetaCertCommonNamePrefix)
-			if want := serverKey(t, r).UntypedHexString(); ok && hexKey != want {
-				t.Errorf("the meta certificate is for %s, want %s", hexKey, want)
-			}
-			fence(t, a, b)
-			fence(t, b, a)
-		})
 	}
 }
 

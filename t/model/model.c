@@ -415,7 +415,9 @@ model_step_link(model_worker_t *w)
     link = &w->links[model_random(&w->random) % MODEL_LINKS];
 
     if (link->route == NGX_DERP_NO_ROUTE) {
-        (void) ngx_derp_registry_add_link(&w->region, &link->route);
+        (void) ngx_derp_registry_add_link(&w->region,
+                                          1 + model_random(&w->random) % 3,
+                                          &link->route);
         return;
     }
 
@@ -848,7 +850,7 @@ model_step(model_worker_t *w)
 
     case 16:
         (void) ngx_derp_lease(&w->region, 1 + model_random(&w->random) % 4,
-                              model_random(&w->random) % 2,
+                              model_random(&w->random) % 3,
                               model_random(&w->random) % 2);
         ngx_derp_slot_wake(w->region.slot);
         ngx_derp_slot_sleep(w->region.slot);
@@ -957,7 +959,7 @@ model_check_list(ngx_derp_region_t *region, uint32_t peer, uint32_t list,
                      && conn->prev == prev, "conn %u is wrong in its list",
                      i - 1);
         model_assert(n == 0 || (kind == NGX_DERP_CONN_CLIENT
-                                ? conn->stamp < stamp : conn->stamp > stamp),
+                                ? conn->stamp < stamp : conn->stamp >= stamp),
                      "conn %u is out of order", i - 1);
         model_assert(ngx_derp_region_alive(region, conn->slot),
                      "conn %u is of a worker that is no more", i - 1);

@@ -243,6 +243,7 @@ Any request; C<Host> is added to HTTP/1.1.
     reload                  HUP, until new workers serve and the old do no more
     reload fails            HUP, to which nothing else is expected
     quit, exit, start       QUIT; it has exited; it is started again
+    upgrade                 USR2, then QUIT to the old master, which may exit
     kill worker of NAME     with KILL, until there is another
     freeze worker of NAME   with STOP
     thaw worker of NAME     with CONT

@@ -210,6 +210,11 @@ sub run_block ($original) {
     Test::Nginx::Util::cleanup_test($block);
 
     check_log($block->name, $Conversation ? $Conversation->{allowed} : []);
+
+    # it may say so again until it is stopped
+    push @{ $Server->{allowed} }, @{ $Conversation->{allowed} }
+        if $Conversation;
+
     stop_server() if $Conversation && $Conversation->{dirty};
 
     undef $Conversation;
@@ -487,7 +492,7 @@ sub stop_server () {
         }
     }
 
-    check_lines($name, [ $server->log_lines ], []);
+    check_lines($name, [ $server->log_lines ], $server->{allowed} // []);
 }
 
 

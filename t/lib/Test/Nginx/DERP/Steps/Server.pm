@@ -58,6 +58,28 @@ sub nginx_start ($self, $rest) {
 }
 
 
+# upgrade: USR2, and QUIT to the old master once the new one serves; "exit" then
+# waits for the old one
+
+sub nginx_upgrade ($self, $rest) {
+    my $server = $self->{server};
+    my $old = $server->master;
+
+    $self->{dirty} = 1;
+    $self->{master} = $old;
+    $server->signal('USR2');
+
+    $self->look_until('a new master', sub {
+        my $new = $server->master // $old;
+        my @serving = $server->serving;
+
+        return $new != $old && @serving == $server->{workers};
+    });
+
+    kill 'QUIT', $old or die "cannot quit the old nginx: $!\n";
+}
+
+
 # kill worker of CLIENT: with -9; another takes its place
 
 sub nginx_kill ($self, $rest) {
