@@ -23,6 +23,7 @@ static void ngx_derp_census_keys(ngx_derp_zone_t *zone,
     ngx_derp_census_t *census);
 static void ngx_derp_census_use(ngx_derp_region_t *region,
     ngx_derp_census_t *census);
+static void ngx_derp_census_clear(ngx_derp_member_t *member);
 
 
 void
@@ -204,13 +205,21 @@ ngx_derp_census_retire(ngx_derp_region_t *region, ngx_uint_t slot)
 {
     ngx_derp_past_t     sum, *now;
     ngx_derp_zone_t    *zone;
-    ngx_derp_member_t  *member, none;
+    ngx_derp_member_t  *member, *last;
 
     zone = region->zone;
     member = &zone->members[slot];
     now = &zone->past[zone->past_sequence & 1];
 
     if (now->slot != slot || now->generation != member->generation) {
+
+        /* the last one's are counted, but who did that may have died over it */
+
+        last = &zone->members[now->slot];
+
+        if (now->generation && last->generation == now->generation) {
+            ngx_derp_census_clear(last);
+        }
 
         sum = *now;
         sum.slot = slot;
@@ -229,6 +238,15 @@ ngx_derp_census_retire(ngx_derp_region_t *region, ngx_uint_t slot)
         ngx_derp_store_release(&zone->past_sequence, zone->past_sequence + 1);
         NGX_DERP_FAULT(census_retired);
     }
+
+    ngx_derp_census_clear(member);
+}
+
+
+static void
+ngx_derp_census_clear(ngx_derp_member_t *member)
+{
+    ngx_derp_member_t  none;
 
     ngx_memzero(&none, sizeof(ngx_derp_member_t));
 

@@ -25,8 +25,8 @@ ngx_int_t ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log);
 /*
  * Sends a span to a connection of another worker, turned round on its way: type
  * and source are for ngx_derp_span_turn().  NGX_OK: it is on its way, or was
- * dropped and counted, as far as it is left: it may be cut.  NGX_AGAIN: there is
- * no room, the sender s waits and will be resumed.
+ * dropped and counted, as far as it is left: it may be cut.  NGX_AGAIN: there
+ * is no room, the sender s waits and will be resumed.
  */
 ngx_int_t ngx_derp_exchange_send(ngx_derp_session_t *s,
     ngx_derp_route_t route, ngx_derp_span_t *span, ngx_uint_t type,

@@ -539,7 +539,7 @@ ngx_derp_session_process(ngx_derp_session_t *s, u_char *p, u_char *last)
     size_t                   len;
     const ngx_derp_state_t  *state;
 
-    for ( ;; ) {
+    while (s->state != NGX_DERP_STATE_CLOSING) {
 
         if (s->skip) {
             len = ngx_min(s->skip, (size_t) (last - p));
@@ -575,11 +575,9 @@ ngx_derp_session_process(ngx_derp_session_t *s, u_char *p, u_char *last)
         }
 
         p += len;
-
-        if (s->state == NGX_DERP_STATE_CLOSING) {
-            return p;
-        }
     }
+
+    return p;
 }
 
 

@@ -18,7 +18,8 @@
 
 /* what is read at once, and the room in front of it for what was held back */
 #define NGX_DERP_READ_SIZE   (256 * 1024)
-#define NGX_DERP_READ_FRONT  ngx_align(NGX_DERP_BUF_MAX + NGX_DERP_KEY_LEN, 4096)
+#define NGX_DERP_READ_FRONT                                                   \
+    ngx_align(NGX_DERP_BUF_MAX + NGX_DERP_KEY_LEN, 4096)
 #define NGX_DERP_READ_ROOM   (NGX_DERP_READ_FRONT + NGX_DERP_READ_SIZE)
 
 

@@ -85,10 +85,11 @@ func TestFaultPoints(t *testing.T) {
 	dieAt(t, "256m", slices.DeleteFunc(faultPoints(t), inInbox))
 }
 
-// The same where channels are few, so that inboxes are shared.
+// The same where channels are few, so that inboxes are shared, of which there is
+// one for each worker that there may be.
 func TestInboxFaultPoints(t *testing.T) {
 	points := slices.DeleteFunc(faultPoints(t), func(point string) bool { return !inInbox(point) })
-	dieAt(t, "32m", points)
+	dieAt(t, "64m", points)
 }
 
 func inInbox(point string) bool { return strings.HasPrefix(point, "inbox_") }

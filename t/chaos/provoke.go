@@ -54,6 +54,7 @@ func (p *provoker) lead(point string) (func(), uint32) {
 		{"channel_remove_", p.killPasser},
 		{"region_remove_", p.kill},
 		{"region_reap", p.kill},
+		{"census_retire", p.kill},
 		{"registry_remove_some", p.kill},
 		{"slot_claim", p.kill}, // and slot_claimed
 		{"slot_alive", p.kill},

@@ -206,9 +206,7 @@ fuzz_other_sends(fuzz_input_t *in)
         return;
     }
 
-    /* what goes to a link, and what came by one */
-
-    p = ngx_derp_put_header(p, route & NGX_DERP_ROUTE_LINK || key & 0x20
+    p = ngx_derp_put_header(p, route & NGX_DERP_ROUTE_LINK
                                ? NGX_DERP_FORWARD_PACKET : NGX_DERP_RECV_PACKET,
                             len - NGX_DERP_HEADER_LEN);
     p = ngx_cpymem(p, fuzz_public[FUZZ_KEY_OTHER], NGX_DERP_KEY_LEN);
@@ -251,9 +249,9 @@ fuzz_other_takes(fuzz_input_t *in)
 static void
 fuzz_other_takes_from(ngx_derp_consumer_t *consumer, ngx_uint_t n)
 {
-    u_char             *p;
-    size_t              size;
-    ngx_uint_t          slot;
+    u_char             *p, *last;
+    size_t              size, len;
+    ngx_uint_t          slot, i;
     ngx_derp_record_t   record;
 
     for ( /* void */ ; n; n--) {
@@ -262,11 +260,20 @@ fuzz_other_takes_from(ngx_derp_consumer_t *consumer, ngx_uint_t n)
             break;
         }
 
+        last = p + record.len;
         size = NGX_DERP_PACKET_OFFSET
                + (record.route & NGX_DERP_ROUTE_LINK ? NGX_DERP_KEY_LEN : 0);
 
-        stub_assert(record.len >= size);
-        fuzz_check_packet(p + size, record.len - size);
+        for (i = 0; i < record.packets; i++) {
+            len = ngx_derp_frame_len(p);
+
+            stub_assert(len >= size && len <= (size_t) (last - p));
+            fuzz_check_packet(p + size, len - size);
+
+            p += len;
+        }
+
+        stub_assert(p == last);
 
         ngx_derp_channel_take(consumer, &record);
     }

@@ -241,7 +241,8 @@ main(void)
 
     /* its own other worker, by a channel to itself */
 
-    model_assert(ngx_derp_registry_add_link(&us.region, &busy_link) == NGX_OK
+    model_assert(ngx_derp_registry_add_link(&us.region, 1, &busy_link)
+                 == NGX_OK
                  && ngx_derp_channel_open(&us.region, us.region.slot,
                                           &us.producers[0])
                     == NGX_OK, "full");
