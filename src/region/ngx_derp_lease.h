@@ -25,7 +25,7 @@ typedef enum {
 } ngx_derp_lease_e;
 
 
-/* what is to be taken: nothing, what nobody has, or of an older configuration */
+/* what to take: nothing, what nobody has, or of an older configuration, too */
 
 typedef enum {
     NGX_DERP_LEASE_LOOK = 0,

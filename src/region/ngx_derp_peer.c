@@ -265,8 +265,8 @@ ngx_derp_conn_route(ngx_derp_region_t *region, ngx_derp_conn_t *conn)
 
 /*
  * Clients stand by their stamps, the latest first, and announcements, the
- * earliest first, and of those that share one the newest.  A new client is the first of its list in one step; links
- * are few.
+ * earliest first, and of those that share one the newest.  A new client is the
+ * first of its list in one step; links are few.
  */
 
 void

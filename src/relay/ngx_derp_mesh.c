@@ -113,7 +113,7 @@ ngx_derp_mesh_tell(ngx_derp_relay_t *relay)
     ngx_queue_t         *q;
     ngx_derp_session_t  *s;
 
-    /* when nginx stops all are told, and a relay that is no more has no other */
+    /* when nginx stops all are told, and a relay that is gone has no other */
 
     if (!ngx_exiting || ngx_derp_slots_stopping()
         || ngx_derp_lease_configured(&relay->region, 0) == NGX_AGAIN)

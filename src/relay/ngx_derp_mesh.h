@@ -16,7 +16,7 @@
 #include "ngx_derp_session.h"
 
 
-/* longer than the relay's own mesh_write_timeout, which says what has happened */
+/* longer than the relay's mesh_write_timeout, which says what has happened */
 #define NGX_DERP_MESH_USER_TIMEOUT  45000
 
 

@@ -62,7 +62,7 @@ struct ngx_derp_relay_s {
     ngx_queue_t             denied;     /* those who wait for the zone's lock */
     ngx_msec_t              denied_since;   /* 0: it is not */
     uint64_t                cursor;     /* in the journal */
-    uint64_t                head;       /* of it, up to where it is to be read */
+    uint64_t                head;       /* of it, to be read up to here */
     ngx_str_t               notice;     /* as the clients know it */
     uint32_t                notice_sequence;
     time_t                  complained;

@@ -867,7 +867,7 @@ ngx_derp_session_close(ngx_derp_session_t *s)
 }
 
 
-/* NGX_AGAIN: another has the zone's lock, or it is a link with much behind it */
+/* NGX_AGAIN: another has the zone's lock, or it is a link with much on it */
 
 static ngx_int_t
 ngx_derp_session_remove(ngx_derp_session_t *s)

@@ -40,8 +40,8 @@ ngx_int_t ngx_derp_client_info_parse(ngx_derp_client_info_t *info,
 
 /*
  * Writes the JSON of a ClientInfo with a mesh key and NGX_DERP_APP_NAME, as a
- * relay shows it to another.  Returns what is behind, at most NGX_DERP_CLIENT_INFO_LEN bytes;
- * a secret, to be wiped.
+ * relay shows it to another.  Returns what is behind, at most
+ * NGX_DERP_CLIENT_INFO_LEN bytes; a secret, to be wiped.
  */
 #define NGX_DERP_CLIENT_INFO_LEN                                              \
     (sizeof("{\"version\":2,\"meshKey\":\"\","                                \
