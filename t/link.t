@@ -9,20 +9,7 @@ __DATA__
 
 === TEST 1: packets cross in both directions
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 b: connect worker=2 at=/other
@@ -41,20 +28,7 @@ a b: nothing
 
 === TEST 2: who leaves the region is told across the link
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 b: connect worker=2 at=/other
@@ -71,20 +45,7 @@ a: nothing
 
 === TEST 3: who is unknown there is not here
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 b: connect worker=2 at=/other
@@ -95,20 +56,7 @@ a: gone nobody not-here
 
 === TEST 4: local beats remote
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 b1: connect key=b worker=2 at=/other
@@ -132,20 +80,7 @@ a: nothing
 
 === TEST 5: a packet crosses one link at most
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 m: connect mesh worker=1
@@ -162,20 +97,7 @@ b: nothing
 === TEST 6: a link that is cut takes away what came by it, and comes again
 --- transport: plain
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 b: connect worker=2 at=/other
@@ -194,20 +116,7 @@ b: reach a
 --- transport: plain
 --- workers: 2 4
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 b: connect worker=2 at=/other
@@ -222,20 +131,7 @@ b: reach a
 
 === TEST 8: a reload hands the links over, and nobody hears of it
 --- fresh
---- derp_relay
-drain 0;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 0;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 0
 --- derp
 a: connect worker=1
 b: connect worker=2 at=/other

@@ -119,20 +119,7 @@ b: health "that one"
 
 === TEST 10: a restart with clients, a watcher and links
 --- fresh
---- derp_relay
-drain 300ms;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 300ms;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 300ms
 --- derp
 allow /while dialing/
 a$i: connect worker=$i for i=1..10
@@ -156,20 +143,7 @@ a3: recv a2 "hello"
 
 === TEST 11: an upgrade of nginx with clients, a watcher and links
 --- fresh
---- derp_relay
-drain 300ms;
-mesh_key_file mesh.key;
-mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
---- http_config
-derp_relay other {
-    zone 32m;
-    key_file other.key;
-    drain 300ms;
-    mesh_key_file mesh.key;
-    mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/derp;
-}
---- config
-location /other { derp other; }
+--- linked: 300ms
 --- derp
 allow /while dialing/
 a$i: connect worker=$i for i=1..10

@@ -401,32 +401,11 @@ ngx_derp_exchange_stall_handler(ngx_event_t *ev)
 static void
 ngx_derp_exchange_resume(ngx_derp_outlet_t *outlet)
 {
-    ngx_queue_t          queue, *q;
-    ngx_derp_session_t  *s;
-
     if (outlet->stall.timer_set) {
         ngx_del_timer(&outlet->stall);
     }
 
-    if (ngx_queue_empty(&outlet->waiting)) {
-        return;
-    }
-
-    /* who finds no room again waits in the new queue, behind the others */
-
-    ngx_queue_init(&queue);
-    ngx_queue_add(&queue, &outlet->waiting);
-    ngx_queue_init(&outlet->waiting);
-
-    while (!ngx_queue_empty(&queue)) {
-        q = ngx_queue_head(&queue);
-        s = ngx_queue_data(q, ngx_derp_session_t, waiting);
-
-        ngx_queue_remove(q);
-        s->paused = 0;
-
-        ngx_derp_session_resume(s);
-    }
+    ngx_derp_session_resume_all(&outlet->waiting);
 }
 
 

@@ -55,6 +55,7 @@ static u_char *ngx_derp_session_process(ngx_derp_session_t *s, u_char *p,
 static void ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p,
     u_char *last);
 static void ngx_derp_session_put_in(ngx_derp_session_t *s);
+static void ngx_derp_session_resume(ngx_derp_session_t *s);
 static ngx_uint_t ngx_derp_session_denied(ngx_derp_relay_t *relay);
 static void ngx_derp_session_unregister(ngx_derp_session_t *s);
 static ngx_int_t ngx_derp_session_remove(ngx_derp_session_t *s);
@@ -384,12 +385,15 @@ ngx_derp_session_read(ngx_derp_session_t *s)
         return NGX_ERROR;
     }
 
-    /* of several connections with a key the last to speak is the active one */
+    /*
+     * Of several connections with a key the last to speak is the active one;
+     * who cannot become it now does when it speaks again.
+     */
 
     if (s->state == NGX_DERP_STATE_CLIENT
         && ngx_derp_registry_route(&s->relay->region, &s->peer) != s->route)
     {
-        ngx_derp_registry_activate(&s->relay->region, s->route);
+        (void) ngx_derp_registry_activate(&s->relay->region, s->route);
     }
 
     p = ngx_derp_worker.buffer;
@@ -652,7 +656,7 @@ ngx_derp_session_put_in(ngx_derp_session_t *s)
 }
 
 
-void
+static void
 ngx_derp_session_resume(ngx_derp_session_t *s)
 {
     /*
@@ -680,24 +684,35 @@ ngx_derp_session_wait(ngx_derp_session_t *s)
 void
 ngx_derp_session_retry(ngx_derp_relay_t *relay)
 {
+    if (!ngx_derp_session_denied(relay)) {
+        ngx_derp_session_resume_all(&relay->denied);
+    }
+}
+
+
+void
+ngx_derp_session_resume_all(ngx_queue_t *waiting)
+{
     ngx_queue_t          queue, *q;
     ngx_derp_session_t  *s;
 
-    if (ngx_derp_session_denied(relay)) {
+    if (ngx_queue_empty(waiting)) {
         return;
     }
 
-    /* who has to wait again does so in the new queue */
+    /* who has to wait again does so in the new queue, behind the others */
 
     ngx_queue_init(&queue);
-    ngx_queue_add(&queue, &relay->denied);
-    ngx_queue_init(&relay->denied);
+    ngx_queue_add(&queue, waiting);
+    ngx_queue_init(waiting);
 
     while (!ngx_queue_empty(&queue)) {
         q = ngx_queue_head(&queue);
         s = ngx_queue_data(q, ngx_derp_session_t, waiting);
 
         ngx_queue_remove(q);
+
+        /* one that is closed waits for the zone's lock, and no more */
 
         if (s->state == NGX_DERP_STATE_CLOSING) {
             ngx_derp_session_free(s, ngx_derp_session_remove(s));

@@ -160,8 +160,8 @@ void ngx_derp_session_login_fails(ngx_derp_session_t *s,
  */
 void ngx_derp_session_close(ngx_derp_session_t *s);
 
-/* Goes on with a session that has been paused. */
-void ngx_derp_session_resume(ngx_derp_session_t *s);
+/* Goes on with all sessions of a queue that they have been paused in. */
+void ngx_derp_session_resume_all(ngx_queue_t *waiting);
 
 /*
  * The zone's lock is not to be had: the session is paused, and the frame at

@@ -81,6 +81,12 @@ and C<$TEST_NGINX_PORT_3> are free ports.
 
 The same after the first C<reload>; with C<_3> after the second.
 
+=item linked
+
+The time of C<drain>.  There is a second relay, C<other> in C<location /other>, and
+each of the two has a link to the other, over plain HTTP; C<derp_relay>,
+C<http_config> and C<config> take the place of what this puts there.
+
 =item no_relay
 
 There is neither C<derp_relay main> nor C<location /derp> nor C</status>.

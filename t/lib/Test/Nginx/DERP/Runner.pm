@@ -261,7 +261,25 @@ sub section ($name, $generation) {
         return $Original->$section . "\n" if defined $Original->$section;
     }
 
-    return ($Original->$name // '') . "\n";
+    return ($Original->$name // linked($name)) . "\n";
+}
+
+
+# Two relays, each linked to the other.
+
+sub linked ($name) {
+    my $drain = $Original->linked // return '';
+    my $mesh = "drain $drain;\nmesh_key_file mesh.key;\n"
+               . 'mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT';
+
+    my %part = (
+        derp_relay => "$mesh/other;",
+        http_config => "derp_relay other {\nzone 32m;\nkey_file other.key;\n"
+                       . "$mesh/derp;\n}",
+        config => 'location /other { derp other; }',
+    );
+
+    return $part{$name} // '';
 }
 
 
