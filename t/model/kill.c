@@ -38,7 +38,6 @@ typedef struct {
     uint32_t           freeze;          /* once the fault has struck */
     uint64_t           steps;           /* that were begun, by all */
     uint32_t           reached[KILL_MAX_WORKERS];   /* a phase */
-    uint32_t           joined[KILL_MAX_WORKERS];
 } kill_stage_t;
 
 
@@ -52,6 +51,7 @@ static kill_stage_t       *stage;
 static void               *memory;
 static ngx_derp_region_t   region;
 static ngx_pid_t           pids[KILL_MAX_WORKERS];
+static ngx_uint_t          killed[KILL_MAX_WORKERS];
 static ngx_uint_t          nworkers = 5, deaths, halts;
 static uint64_t            chance;
 
@@ -78,7 +78,6 @@ kill_worker(ngx_uint_t n)
     ngx_process = NGX_PROCESS_WORKER;
 
     model_join(&w, memory, n);
-    ngx_derp_store_release(&stage->joined[n], 1);
 
     for (i = 1; /* void */ ; i++) {
 
@@ -135,7 +134,7 @@ kill_spawn(ngx_uint_t n)
     ngx_pid_t  pid;
 
     stage->reached[n] = KILL_RUN;
-    stage->joined[n] = 0;
+    killed[n] = 0;
 
     pid = fork();
     model_assert(pid != -1, "fork");
@@ -179,6 +178,8 @@ kill_wait(void)
 }
 
 
+/* Who was killed may come to a phase yet, and has not until it is dead. */
+
 static void
 kill_phase(uint32_t phase)
 {
@@ -193,8 +194,9 @@ kill_phase(uint32_t phase)
         n = 0;
 
         for (i = 0; i < nworkers; i++) {
-            n += (pids[i] && ngx_derp_load_acquire(&stage->reached[i])
-                             != phase);
+            n += (pids[i]
+                  && (killed[i]
+                      || ngx_derp_load_acquire(&stage->reached[i]) != phase));
         }
 
         if (n == 0) {
@@ -259,6 +261,9 @@ kill_halt(void)
     kill_check_census();
 
     kill_phase(KILL_CHECK);
+    kill_phase(KILL_RUN);
+
+    /* not before: one that comes late to a check finds the others at work */
 
     for (i = 0; i < nworkers; i++) {
         if (pids[i] == 0) {
@@ -266,7 +271,6 @@ kill_halt(void)
         }
     }
 
-    kill_phase(KILL_RUN);
     halts++;
 }
 
@@ -280,6 +284,7 @@ kill_one(void)
 
     if (pids[i]) {
         (void) kill(pids[i], SIGKILL);
+        killed[i] = 1;
     }
 }
 
