@@ -506,3 +506,47 @@ small: pick recv a disco:1{1000}
 small: pick recv a disco:2{1000}
 big$i: hear for i=1..9
 big$i: ascending a 90 size=65536 lossy for i=1..9
+
+
+=== TEST 38: keys of TLS are changed, in the midst of what is sent too
+--- transport: tls
+--- derp_relay
+write_timeout 60s;
+--- derp
+a: connect worker=1
+b: connect worker=1 rcvbuf=4096
+b: rekey
+b: ping "12345678"
+b: pong "12345678"
+a: send b "with new keys"
+b: recv a "with new keys"
+b: deaf
+a: burst b 200 size=65536
+a: sync
+b: rekey
+b: send a "without reading"
+a: recv b "without reading"
+b: rekey for i=1..3
+b: send a "again"
+a: recv b "again"
+b: hear
+b: ascending a 200 size=65536 lossy
+b: rekey
+a: stream b 100 size=65536 window=8
+
+
+=== TEST 39: who has them changed on and on, and reads nothing, is closed
+--- transport: tls
+--- once
+--- derp_relay
+write_timeout 60s;
+--- derp
+a: connect worker=1
+b: connect worker=1 rcvbuf=4096
+b: deaf
+a: burst b 200 size=65536
+a: sync
+b: rekey for i=1..4000
+log /\[info\].*derp session ended: read failed.*key:b/
+b: hear
+b: ends

@@ -40,10 +40,13 @@ typedef enum {
 
 
 struct ngx_derp_conn_s {
-    u_char            addr[16];     /* IPv6, v4-mapped for IPv4 */
-    uint64_t          stamp;        /* when it became active, or announced */
-    uint64_t          link;         /* the announcing link's route; a link's
+    union {
+        u_char        addr[16];     /* a client's: IPv6, v4-mapped for IPv4 */
+        uint64_t      link;         /* the announcing link's route; a link's
                                        own is the id of the other relay */
+    };
+
+    uint64_t          stamp;        /* when it became active, or announced */
     uint32_t          generation;   /* changes when the entry is freed */
     uint32_t          peer;         /* index */
     uint32_t          next;         /* in a list, index + 1 */

@@ -22,7 +22,7 @@
 
 
 /* to be changed with every change of what is in a zone */
-#define NGX_DERP_ZONE_VERSION  5
+#define NGX_DERP_ZONE_VERSION  6
 
 
 /*

@@ -608,7 +608,6 @@ ngx_derp_registry_put(ngx_derp_region_t *region, u_char *key,
     ngx_derp_write_bytes(conn->addr, from->addr, sizeof(conn->addr));
     ngx_derp_store(&conn->port, from->port);
     ngx_derp_store(&conn->flags, from->flags);
-    conn->link = from->link;
     ngx_derp_store(&conn->closing, 0);
     conn->slot = region->slot;
     conn->peer = peer - region->peers;

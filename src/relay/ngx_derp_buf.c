@@ -12,6 +12,7 @@ static const size_t  ngx_derp_buf_sizes[NGX_DERP_BUF_CLASSES] = {
     2048,
     8192,
     NGX_DERP_RECORD,
+    32768,
     NGX_DERP_BUF_LARGE,
     NGX_DERP_BUF_MAX
 };
@@ -47,6 +48,7 @@ ngx_derp_buf_get(ngx_derp_bufs_t *bufs, size_t size, ngx_log_t *log)
     }
 
     buf->next = NULL;
+    buf->kind = 0;
     buf->pos = buf->start;
     buf->last = buf->start;
 

@@ -24,23 +24,24 @@ struct ngx_derp_buf_s {
     u_char              *end;
     void                *owner;         /* the next three are the holder's */
     ngx_queue_t          queue;
-    uint8_t              kind;
+    uint8_t              kind;          /* 0 at first */
     uint8_t              size_class;
     u_char               front[NGX_DERP_KEY_LEN];   /* see ngx_derp_span.h */
     u_char               start[];
 };
 
 
-#define NGX_DERP_BUF_CLASSES  6
+#define NGX_DERP_BUF_CLASSES  7
 
 /* a TLS record's; more would be split */
 #define NGX_DERP_RECORD       16384
 
 /*
  * The greatest one but for that of a whole login: a TLS record, and the rest of
- * a frame that it is the beginning of.
+ * a frame that it is the beginning of; or as much, sealed.
  */
-#define NGX_DERP_BUF_LARGE    (NGX_DERP_MAX_FORWARD_FRAME + NGX_DERP_RECORD)
+#define NGX_DERP_BUF_LARGE                                                    \
+    (NGX_DERP_MAX_FORWARD_FRAME + NGX_DERP_RECORD + 2048)
 
 /* a whole login, or what a paused session has read */
 #define NGX_DERP_BUF_MAX      (NGX_DERP_MAX_LOGIN + NGX_DERP_BUF_LARGE)

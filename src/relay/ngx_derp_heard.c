@@ -30,7 +30,8 @@ struct ngx_derp_edge_s {
     ngx_derp_source_t   *source;
     ngx_derp_session_t  *session;
     ngx_derp_edge_t     *chain;         /* in the bucket */
-    ngx_derp_edge_t     *next;          /* of the session's */
+    ngx_derp_edge_t     *next;          /* of the session's, the last to be
+                                           noted first */
     ngx_derp_edge_t    **prev;
     ngx_queue_t          queue;         /* of the source's */
 };
@@ -50,6 +51,8 @@ static ngx_derp_edge_t **ngx_derp_heard_edge(ngx_derp_heard_t *heard,
     ngx_derp_session_t *s, u_char *key, uint64_t hash);
 static ngx_derp_edge_t *ngx_derp_heard_add(ngx_derp_session_t *s, u_char *key,
     uint64_t hash);
+static void ngx_derp_heard_link(ngx_derp_session_t *s, ngx_derp_edge_t *edge);
+static void ngx_derp_heard_unlink(ngx_derp_edge_t *edge);
 static void ngx_derp_heard_remove(ngx_derp_heard_t *heard,
     ngx_derp_edge_t *edge);
 static void ngx_derp_heard_drop(ngx_derp_heard_t *heard,
@@ -99,9 +102,9 @@ ngx_derp_heard_note(ngx_derp_session_t *s, u_char *key)
     uint64_t          hash;
     ngx_derp_edge_t  *edge;
 
-    if (s->edge
-        && ngx_memcmp(s->edge->source->key, key, NGX_DERP_KEY_LEN) == 0)
-    {
+    edge = s->edges;
+
+    if (edge && ngx_memcmp(edge->source->key, key, NGX_DERP_KEY_LEN) == 0) {
         return;
     }
 
@@ -111,14 +114,41 @@ ngx_derp_heard_note(ngx_derp_session_t *s, u_char *key)
 
     /* who has left by now is told of when the journal is read that far */
 
-    if (edge == NULL) {
+    if (edge) {
+        ngx_derp_heard_unlink(edge);
+
+    } else {
         edge = ngx_derp_heard_add(s, key, hash);
-        if (edge == NULL) {
-            return;
-        }
     }
 
-    s->edge = edge;
+    if (edge) {
+        ngx_derp_heard_link(s, edge);
+    }
+}
+
+
+static void
+ngx_derp_heard_link(ngx_derp_session_t *s, ngx_derp_edge_t *edge)
+{
+    edge->next = s->edges;
+    edge->prev = &s->edges;
+
+    if (s->edges) {
+        s->edges->prev = &edge->next;
+    }
+
+    s->edges = edge;
+}
+
+
+static void
+ngx_derp_heard_unlink(ngx_derp_edge_t *edge)
+{
+    *edge->prev = edge->next;
+
+    if (edge->next) {
+        edge->next->prev = edge->prev;
+    }
 }
 
 
@@ -168,13 +198,6 @@ ngx_derp_heard_add(ngx_derp_session_t *s, u_char *key, uint64_t hash)
     chain = &heard->edges[ngx_derp_heard_pair(hash, s)];
     edge->chain = *chain;
     *chain = edge;
-
-    edge->next = s->edges;
-    edge->prev = &s->edges;
-    if (s->edges) {
-        s->edges->prev = &edge->next;
-    }
-    s->edges = edge;
 
     heard->nedges++;
 
@@ -236,14 +259,7 @@ ngx_derp_heard_remove(ngx_derp_heard_t *heard, ngx_derp_edge_t *edge)
 
     ngx_queue_remove(&edge->queue);
 
-    *edge->prev = edge->next;
-    if (edge->next) {
-        edge->next->prev = edge->prev;
-    }
-
-    if (s->edge == edge) {
-        s->edge = NULL;
-    }
+    ngx_derp_heard_unlink(edge);
 
     heard->nedges--;
     ngx_free(edge);

@@ -537,6 +537,7 @@ ngx_derp_mesh_connected(ngx_derp_link_t *link, u_char *data, size_t len)
     }
 
     s->link = link;
+    s->linked = 1;
 
     link->connection = NULL;
     link->line.session = s;

@@ -5,11 +5,15 @@
 
 
 #include "ngx_derp_outbox.h"
+#include "ngx_derp_ssl.h"
 #include "ngx_derp_worker.h"
 
 
 /* so many outboxes may hold a large buffer before they are flushed early */
 #define NGX_DERP_MAX_TOUCHED   256
+
+/* room for what OpenSSL answers to a client that does not read, in bytes */
+#define NGX_DERP_ANSWERS       256
 
 /* a step of the lists of holders, in bytes: as much as a large packet takes */
 #define NGX_DERP_HOLDERS_STEP  65536
@@ -18,11 +22,25 @@
 static void ngx_derp_outbox_append(ngx_derp_session_t *s, u_char *p,
     u_char *last);
 static ngx_int_t ngx_derp_outbox_touch(ngx_derp_session_t *s);
-static void ngx_derp_outbox_untouch(ngx_derp_outbox_t *out);
+static ngx_derp_buf_t *ngx_derp_outbox_untouch(ngx_derp_outbox_t *out);
 static void ngx_derp_outbox_pass(ngx_derp_session_t *s, u_char *p,
     u_char *last);
+static void ngx_derp_outbox_flush_blocked(ngx_derp_session_t *s);
+static ngx_int_t ngx_derp_outbox_write_buf(ngx_derp_session_t *s,
+    ngx_derp_buf_t *buf);
 static ngx_int_t ngx_derp_outbox_write(ngx_derp_session_t *s, u_char **pos,
     u_char *last);
+static ssize_t ngx_derp_outbox_send(ngx_derp_session_t *s, u_char *p,
+    size_t size);
+static void ngx_derp_outbox_went(ngx_connection_t *c);
+static ssize_t ngx_derp_outbox_seal(ngx_derp_session_t *s, u_char *p,
+    size_t size);
+static ssize_t ngx_derp_outbox_write_sealed(ngx_derp_session_t *s, u_char *p,
+    size_t size);
+static ngx_int_t ngx_derp_outbox_keep_sealed(ngx_derp_session_t *s, u_char *p,
+    size_t size);
+static ngx_int_t ngx_derp_outbox_answer(ngx_derp_session_t *s,
+    ngx_str_t *sealed);
 static void ngx_derp_outbox_block(ngx_derp_session_t *s, u_char *frame,
     u_char *pos, u_char *last);
 static void ngx_derp_outbox_keep(ngx_derp_session_t *s, u_char *p,
@@ -36,6 +54,8 @@ static ngx_derp_drop_e ngx_derp_outbox_enqueue(ngx_derp_session_t *s,
 static ngx_uint_t ngx_derp_outbox_kind(u_char *frame, size_t len);
 static ngx_uint_t ngx_derp_outbox_refill(ngx_derp_session_t *s);
 static ngx_derp_buf_t *ngx_derp_outbox_first(ngx_derp_session_t *s);
+static void ngx_derp_outbox_dequeue(ngx_derp_outbox_t *out,
+    ngx_derp_buf_t *prev);
 static void ngx_derp_outbox_hold(ngx_derp_session_t *s, ssize_t size);
 static ngx_int_t ngx_derp_outbox_make_room(void);
 static void ngx_derp_outbox_drop_oldest(ngx_derp_session_t *s,
@@ -135,11 +155,23 @@ ngx_derp_outbox_touch(ngx_derp_session_t *s)
 }
 
 
-static void
+/* Its buffer is the caller's from here on, or there is none. */
+
+static ngx_derp_buf_t *
 ngx_derp_outbox_untouch(ngx_derp_outbox_t *out)
 {
-    ngx_queue_remove(&out->link);
-    ngx_derp_worker.ntouched--;
+    ngx_derp_buf_t  *buf;
+
+    buf = out->buf;
+
+    if (buf) {
+        ngx_queue_remove(&out->link);
+        ngx_derp_worker.ntouched--;
+
+        out->buf = NULL;
+    }
+
+    return buf;
 }
 
 
@@ -170,65 +202,83 @@ ngx_derp_outbox_pass(ngx_derp_session_t *s, u_char *p, u_char *last)
 void
 ngx_derp_outbox_flush(ngx_derp_session_t *s)
 {
-    ngx_derp_buf_t     *buf;
+    ngx_derp_buf_t  *buf;
+
+    if (s->out.blocked) {
+        ngx_derp_outbox_flush_blocked(s);
+        return;
+    }
+
+    buf = ngx_derp_outbox_untouch(&s->out);
+
+    if (buf) {
+        ngx_derp_outbox_pass(s, buf->start, buf->last);
+        ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
+    }
+}
+
+
+static void
+ngx_derp_outbox_flush_blocked(ngx_derp_session_t *s)
+{
+    ngx_int_t           rc;
     ngx_derp_outbox_t  *out;
 
     out = &s->out;
 
     while (out->buf || ngx_derp_outbox_refill(s)) {
-        buf = out->buf;
 
-        switch (ngx_derp_outbox_write(s, &buf->pos, buf->last)) {
+        rc = ngx_derp_outbox_write_buf(s, out->buf);
 
-        case NGX_OK:
-            ngx_derp_outbox_put_buf(s);
-            continue;
-
-        case NGX_AGAIN:
-            break;
-
-        default:
-            ngx_derp_session_fail(s, "write failed");
-            return;
-        }
-
-        if (out->blocked) {
+        if (rc == NGX_AGAIN) {
             ngx_derp_outbox_wait(s);
             return;
         }
 
-        ngx_derp_outbox_untouch(out);
-        out->buf = NULL;
+        if (rc == NGX_ERROR) {
+            ngx_derp_session_fail(s, "write failed");
+            return;
+        }
 
-        ngx_derp_outbox_block(s, buf->start, buf->pos, buf->last);
-
-        ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
-        return;
+        ngx_derp_outbox_put_buf(s);
     }
 
-    if (out->blocked) {
-        ngx_derp_outbox_unblock(s);
+    ngx_derp_outbox_unblock(s);
+}
+
+
+static ngx_int_t
+ngx_derp_outbox_write_buf(ngx_derp_session_t *s, ngx_derp_buf_t *buf)
+{
+    ssize_t  n;
+
+    if (buf->kind != NGX_DERP_SEALED) {
+        return ngx_derp_outbox_write(s, &buf->pos, buf->last);
     }
+
+    n = ngx_derp_outbox_write_sealed(s, buf->pos, buf->last - buf->pos);
+
+    if (n == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    buf->pos += n;
+
+    return buf->pos < buf->last ? NGX_AGAIN : NGX_OK;
 }
 
 
 static ngx_int_t
 ngx_derp_outbox_write(ngx_derp_session_t *s, u_char **pos, u_char *last)
 {
-    size_t             size;
     ssize_t            n;
     ngx_connection_t  *c;
 
     c = s->connection;
 
     while (*pos < last) {
-        size = last - *pos;
 
-        if (c->ssl && size > NGX_DERP_RECORD) {
-            size = NGX_DERP_RECORD;
-        }
-
-        n = c->send(c, *pos, size);
+        n = ngx_derp_outbox_send(s, *pos, last - *pos);
 
         if (n == NGX_ERROR) {
             return NGX_ERROR;
@@ -236,12 +286,10 @@ ngx_derp_outbox_write(ngx_derp_session_t *s, u_char **pos, u_char *last)
 
         if (n > 0) {
             *pos += n;
+        }
 
-            /* a new try to write begins with every byte that goes out */
-
-            if (c->write->timer_set) {
-                ngx_del_timer(c->write);
-            }
+        if (ngx_derp_outbox_sealed(s)) {
+            return NGX_AGAIN;
         }
 
         if (n == NGX_AGAIN || !c->write->ready) {
@@ -253,10 +301,172 @@ ngx_derp_outbox_write(ngx_derp_session_t *s, u_char **pos, u_char *last)
 }
 
 
+static ssize_t
+ngx_derp_outbox_send(ngx_derp_session_t *s, u_char *p, size_t size)
+{
+    ssize_t            n;
+    ngx_connection_t  *c;
+
+    if (s->seals) {
+        return ngx_derp_outbox_seal(s, p, size);
+    }
+
+    c = s->connection;
+
+    n = c->send(c, p, c->ssl ? ngx_min(size, NGX_DERP_RECORD) : size);
+
+    if (n > 0) {
+        ngx_derp_outbox_went(c);
+    }
+
+    return n;
+}
+
+
+/* A new try to write begins with every byte that goes out. */
+
+static void
+ngx_derp_outbox_went(ngx_connection_t *c)
+{
+    if (c->write->timer_set) {
+        ngx_del_timer(c->write);
+    }
+}
+
+
+static ssize_t
+ngx_derp_outbox_seal(ngx_derp_session_t *s, u_char *p, size_t size)
+{
+    ssize_t    done, n;
+    ngx_str_t  sealed;
+
+    done = ngx_derp_ssl_seal(s->connection, p, size, &sealed);
+
+    if (done == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    n = ngx_derp_outbox_write_sealed(s, sealed.data, sealed.len);
+
+    if (n < (ssize_t) sealed.len) {
+
+        if (n == NGX_ERROR
+            || ngx_derp_outbox_keep_sealed(s, sealed.data + n, sealed.len - n)
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    return done;
+}
+
+
+static ssize_t
+ngx_derp_outbox_write_sealed(ngx_derp_session_t *s, u_char *p, size_t size)
+{
+    ssize_t  n;
+
+    n = ngx_send(s->connection, p, size);
+
+    if (n > 0) {
+        ngx_derp_outbox_went(s->connection);
+    }
+
+    return n == NGX_AGAIN ? 0 : n;
+}
+
+
+/* What is sealed is to go out as it is, and before anything else. */
+
+static ngx_int_t
+ngx_derp_outbox_keep_sealed(ngx_derp_session_t *s, u_char *p, size_t size)
+{
+    ngx_derp_buf_t  *buf;
+
+    buf = ngx_derp_buf_get(&ngx_derp_worker.bufs, size + NGX_DERP_ANSWERS,
+                           s->connection->log);
+    if (buf == NULL) {
+        return NGX_ERROR;
+    }
+
+    buf->kind = NGX_DERP_SEALED;
+    buf->last = ngx_cpymem(buf->last, p, size);
+
+    buf->next = s->out.buf;
+    s->out.buf = buf;
+
+    ngx_derp_outbox_hold(s, ngx_derp_buf_size(buf));
+
+    return NGX_OK;
+}
+
+
+ssize_t
+ngx_derp_outbox_recv(ngx_derp_session_t *s, ngx_chain_t *in)
+{
+    ssize_t            n;
+    ngx_str_t          sealed;
+    ngx_connection_t  *c;
+
+    c = s->connection;
+
+    if (!s->seals) {
+        return c->recv_chain(c, in, 0);
+    }
+
+    n = ngx_derp_ssl_recv(c, in, &sealed);
+
+    if (sealed.len && ngx_derp_outbox_answer(s, &sealed) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return n;
+}
+
+
+/* As if the socket had not taken it: it goes before what is not sealed yet. */
+
+static ngx_int_t
+ngx_derp_outbox_answer(ngx_derp_session_t *s, ngx_str_t *sealed)
+{
+    ngx_derp_buf_t  *buf, *touched;
+
+    if (ngx_derp_outbox_sealed(s)) {
+        buf = s->out.buf;
+
+        if (sealed->len > (size_t) (buf->end - buf->last)) {
+            return NGX_ERROR;
+        }
+
+        buf->last = ngx_cpymem(buf->last, sealed->data, sealed->len);
+        return NGX_OK;
+    }
+
+    touched = s->out.blocked ? NULL : ngx_derp_outbox_untouch(&s->out);
+
+    if (ngx_derp_outbox_keep_sealed(s, sealed->data, sealed->len) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (touched) {
+        ngx_derp_outbox_block(s, touched->start, touched->start, touched->last);
+        ngx_derp_buf_put(&ngx_derp_worker.bufs, touched);
+
+    } else if (!s->out.blocked) {
+        ngx_derp_outbox_block(s, NULL, NULL, NULL);
+    }
+
+    ngx_derp_outbox_flush_blocked(s);
+
+    return NGX_OK;
+}
+
+
 /*
  * The socket takes no more: of what is behind pos in these frames, that which
- * has begun to go out is kept, and the rest queues.  A TLS record that was
- * tried once has begun, as it is to be tried again with the same bytes.
+ * has begun to go out is kept, and the rest queues.  A TLS record that the
+ * kernel was to seal has begun, as it is to be tried again with the same bytes.
  */
 
 static void
@@ -269,7 +479,7 @@ ngx_derp_outbox_block(ngx_derp_session_t *s, u_char *frame, u_char *pos,
 
     begun = pos;
 
-    if (s->connection->ssl) {
+    if (s->connection->ssl && !s->seals) {
         begun += ngx_min(last - pos, NGX_DERP_RECORD);
     }
 
@@ -303,7 +513,13 @@ ngx_derp_outbox_keep(ngx_derp_session_t *s, u_char *p, size_t len)
 
     buf->last = ngx_cpymem(buf->last, p, len);
 
-    s->out.buf = buf;
+    if (s->out.buf) {
+        s->out.buf->next = buf;
+
+    } else {
+        s->out.buf = buf;
+    }
+
     ngx_derp_outbox_hold(s, ngx_derp_buf_size(buf));
 
     while (ngx_derp_worker.queued > s->relay->buffers) {
@@ -324,7 +540,7 @@ ngx_derp_outbox_wait(ngx_derp_session_t *s)
 
     wev = s->connection->write;
 
-    timeout = s->mesh || s->link ? s->relay->mesh_write_timeout
+    timeout = s->mesh || s->linked ? s->relay->mesh_write_timeout
                                  : s->relay->write_timeout;
 
     if (timeout && !wev->timer_set) {
@@ -402,7 +618,7 @@ ngx_derp_outbox_enqueue(ngx_derp_session_t *s, u_char *frame, size_t len,
 
     } else {
 
-        if (s->link) {
+        if (s->linked) {
             if (out->held + len > NGX_DERP_LINK_QUEUE) {
                 return NGX_DERP_DROP_QUEUE_TAIL;
             }
@@ -426,12 +642,15 @@ ngx_derp_outbox_enqueue(ngx_derp_session_t *s, u_char *frame, size_t len,
     buf->kind = kind;
     buf->last = ngx_cpymem(buf->last, frame, len);
 
-    if (out->queue == NULL) {
-        out->last = &out->queue;
+    if (out->queue) {
+        buf->next = out->queue->next;
+        out->queue->next = buf;
+
+    } else {
+        buf->next = buf;
     }
 
-    *out->last = buf;
-    out->last = &buf->next;
+    out->queue = buf;
     out->queued[kind]++;
 
     ngx_derp_outbox_hold(s, ngx_derp_buf_size(buf));
@@ -503,7 +722,8 @@ ngx_derp_outbox_refill(ngx_derp_session_t *s)
             break;
         }
 
-        len = out->queue->last - out->queue->pos;
+        first = out->queue->next;
+        len = first->last - first->pos;
 
         if (len > (size_t) (buf->end - buf->last)) {
             break;
@@ -523,14 +743,31 @@ ngx_derp_outbox_first(ngx_derp_session_t *s)
     ngx_derp_outbox_t  *out;
 
     out = &s->out;
-    buf = out->queue;
+    buf = out->queue->next;
 
-    out->queue = buf->next;
-    out->queued[buf->kind]--;
-
+    ngx_derp_outbox_dequeue(out, out->queue);
     ngx_derp_outbox_hold(s, - (ssize_t) ngx_derp_buf_size(buf));
 
     return buf;
+}
+
+
+/* What is behind prev in the queue. */
+
+static void
+ngx_derp_outbox_dequeue(ngx_derp_outbox_t *out, ngx_derp_buf_t *prev)
+{
+    ngx_derp_buf_t  *buf;
+
+    buf = prev->next;
+    prev->next = buf->next;
+
+    if (out->queue == buf) {
+        out->queue = (prev == buf) ? NULL : prev;
+    }
+
+    out->queued[buf->kind]--;
+    buf->next = NULL;
 }
 
 
@@ -589,7 +826,7 @@ ngx_derp_outbox_make_room(void)
         if (!ngx_queue_empty(q)) {
             s = ngx_queue_data(ngx_queue_head(q), ngx_derp_session_t, out.link);
 
-            for (buf = s->out.queue;
+            for (buf = s->out.queue->next;
                  buf->kind == NGX_DERP_CONTROL;
                  buf = buf->next)
             { /* void */ }
@@ -608,24 +845,18 @@ static void
 ngx_derp_outbox_drop_oldest(ngx_derp_session_t *s, ngx_uint_t kind,
     ngx_derp_drop_e reason)
 {
-    ngx_derp_buf_t     *buf, **prev;
+    ngx_derp_buf_t     *buf, *prev;
     ngx_derp_outbox_t  *out;
 
     out = &s->out;
 
-    for (prev = &out->queue; (*prev)->kind != kind; prev = &(*prev)->next) {
+    for (prev = out->queue; prev->next->kind != kind; prev = prev->next) {
         /* void */
     }
 
-    buf = *prev;
-    *prev = buf->next;
+    buf = prev->next;
 
-    if (buf->next == NULL) {
-        out->last = prev;
-    }
-
-    out->queued[kind]--;
-
+    ngx_derp_outbox_dequeue(out, prev);
     ngx_derp_outbox_hold(s, - (ssize_t) ngx_derp_buf_size(buf));
     ngx_derp_outbox_count_dropped(s, buf->last - buf->pos, kind, reason);
 
@@ -641,7 +872,7 @@ ngx_derp_outbox_count_dropped(ngx_derp_session_t *s, size_t len,
 {
     ngx_derp_counters_t  *counters;
 
-    len -= s->link ? NGX_DERP_FORWARD_OFFSET : NGX_DERP_PACKET_OFFSET;
+    len -= s->linked ? NGX_DERP_FORWARD_OFFSET : NGX_DERP_PACKET_OFFSET;
 
     counters = &s->relay->region.member->counters;
 
@@ -657,19 +888,16 @@ ngx_derp_outbox_count_dropped(ngx_derp_session_t *s, size_t len,
 static void
 ngx_derp_outbox_put_buf(ngx_derp_session_t *s)
 {
+    ngx_derp_buf_t     *buf;
     ngx_derp_outbox_t  *out;
 
     out = &s->out;
+    buf = out->buf;
 
-    if (out->blocked) {
-        ngx_derp_outbox_hold(s, - (ssize_t) ngx_derp_buf_size(out->buf));
+    out->buf = buf->next;
 
-    } else {
-        ngx_derp_outbox_untouch(out);
-    }
-
-    ngx_derp_buf_put(&ngx_derp_worker.bufs, out->buf);
-    out->buf = NULL;
+    ngx_derp_outbox_hold(s, - (ssize_t) ngx_derp_buf_size(buf));
+    ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
 }
 
 
@@ -678,7 +906,20 @@ ngx_derp_outbox_destroy(ngx_derp_session_t *s)
 {
     ngx_derp_buf_t  *buf;
 
-    if (s->out.buf) {
+    if (ngx_derp_outbox_sealed(s)) {
+
+        /* nothing goes out behind half a record */
+
+        s->connection->ssl->no_send_shutdown = 1;
+    }
+
+    buf = s->out.blocked ? NULL : ngx_derp_outbox_untouch(&s->out);
+
+    if (buf) {
+        ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
+    }
+
+    while (s->out.buf) {
         ngx_derp_outbox_put_buf(s);
     }
 

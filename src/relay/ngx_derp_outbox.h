@@ -38,14 +38,16 @@
 typedef enum {
     NGX_DERP_OTHER = 0,             /* packets */
     NGX_DERP_DISCO,
-    NGX_DERP_CONTROL                /* all else, never dropped */
+    NGX_DERP_CONTROL,               /* all else, never dropped */
+    NGX_DERP_SEALED                 /* no frame: TLS records, in part */
 } ngx_derp_kind_e;
 
 
 typedef struct {
-    ngx_derp_buf_t   *buf;          /* what is being written */
-    ngx_derp_buf_t   *queue;        /* one frame each; only if blocked */
-    ngx_derp_buf_t  **last;
+    ngx_derp_buf_t   *buf;          /* what is being written; if blocked, two:
+                                       records, then what is to be sealed */
+    ngx_derp_buf_t   *queue;        /* one frame each, if blocked: the last,
+                                       which the first is next to */
 
     /* in the worker's touched while there is a buf; if blocked, in holders */
     ngx_queue_t       link;
@@ -73,6 +75,16 @@ void ngx_derp_outbox_frame(ngx_derp_session_t *s, u_char *frame, size_t len);
 
 /* Whether all that was appended has been written. */
 #define ngx_derp_outbox_empty(s)  ((s)->out.buf == NULL && !(s)->out.blocked)
+
+/* Whether a part of a TLS record has gone out, and the rest has not. */
+#define ngx_derp_outbox_sealed(s)                                             \
+    ((s)->out.buf && (s)->out.buf->kind == NGX_DERP_SEALED)
+
+/*
+ * Reads from the connection, whose TLS may have to answer: that goes out in its
+ * turn.  As the connection's recv_chain().
+ */
+ssize_t ngx_derp_outbox_recv(ngx_derp_session_t *s, ngx_chain_t *in);
 
 /* Writes as much as the socket takes. */
 void ngx_derp_outbox_flush(ngx_derp_session_t *s);

@@ -174,7 +174,7 @@ ngx_derp_route_deliver(ngx_derp_relay_t *relay, ngx_derp_route_t route,
 
     ngx_derp_outbox_span(s, span);
 
-    if (s->link == NULL) {
+    if (!s->linked) {
         ngx_derp_heard_note(s, span->pos + NGX_DERP_HEADER_LEN);
     }
 }

@@ -11,6 +11,7 @@
 #include "ngx_derp_lock.h"
 #include "ngx_derp_login.h"
 #include "ngx_derp_mesh.h"
+#include "ngx_derp_ssl.h"
 #include "ngx_derp_watch.h"
 #include "ngx_derp_worker.h"
 
@@ -200,6 +201,8 @@ ngx_derp_session_alloc(ngx_derp_relay_t *relay, ngx_connection_t *c,
     c->log->handler = ngx_derp_session_log_error;
     c->log->data = s;
 
+    s->seals = ngx_derp_ssl_adopt(c);
+
     ngx_derp_session_state(s, state);
 
     /* on a reload it stays, and it is not for nginx to run short of */
@@ -216,16 +219,6 @@ ngx_derp_session_alloc(ngx_derp_relay_t *relay, ngx_connection_t *c,
     }
 
     ngx_derp_session_tcp(c);
-
-#if (NGX_SSL)
-    if (c->ssl) {
-
-        /* what a blocked connection is to be sent is kept elsewhere */
-
-        (void) SSL_set_mode(c->ssl->connection,
-                            SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    }
-#endif
 
     return s;
 }
@@ -469,22 +462,21 @@ ngx_derp_session_recv(ngx_derp_session_t *s, size_t rest)
 
     c = s->connection;
 
+    buffer.last = ngx_derp_worker.buffer;
+    buffer.end = buffer.last + NGX_DERP_READ_SIZE;
+
+    in[1].buf = &buffer;
+    in[1].next = NULL;
+
     if (rest) {
         frame.last = s->in->last;
         frame.end = frame.last + rest;
-        buffer.last = ngx_derp_worker.buffer;
-        buffer.end = buffer.last + NGX_DERP_READ_SIZE;
 
         in[0].buf = &frame;
         in[0].next = &in[1];
-        in[1].buf = &buffer;
-        in[1].next = NULL;
-
-        n = c->recv_chain(c, in, 0);
-
-    } else {
-        n = c->recv(c, ngx_derp_worker.buffer, NGX_DERP_READ_SIZE);
     }
+
+    n = ngx_derp_outbox_recv(s, rest ? &in[0] : &in[1]);
 
     if (n == NGX_AGAIN) {
         if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
@@ -772,7 +764,7 @@ ngx_derp_session_unblocked(ngx_derp_session_t *s)
 {
     s->pong = 0;
 
-    if (s->watch) {
+    if (s->watches) {
         ngx_derp_worker_post();
     }
 }
@@ -850,7 +842,7 @@ ngx_derp_session_close(ngx_derp_session_t *s)
 
     ngx_derp_session_put_in(s);
 
-    if (s->link == NULL && s->login != NGX_DERP_LOGIN_OK) {
+    if (!s->linked && s->login != NGX_DERP_LOGIN_OK) {
         relay->region.member->counters.login_failures[s->login]++;
     }
 
@@ -865,13 +857,11 @@ ngx_derp_session_close(ngx_derp_session_t *s)
 
     c->log->handler = NULL;
 
-#if (NGX_SSL)
     if (c->ssl) {
         c->ssl->no_wait_shutdown = 1;
     }
-#endif
 
-    if (s->link) {
+    if (s->linked) {
         ngx_derp_mesh_closed(s);
 
     } else {
@@ -921,7 +911,7 @@ ngx_derp_session_unregister(ngx_derp_session_t *s)
 
     relay->sessions[ngx_derp_route_index(s->route)] = NULL;
 
-    if (s->link) {
+    if (s->linked) {
         return;
     }
 
@@ -973,7 +963,7 @@ ngx_derp_session_log_error(ngx_log_t *log, u_char *buf, size_t len)
     }
 
     p = ngx_snprintf(buf, len, ", derp_relay: \"%V\", %s: %V",
-                     &s->relay->name, s->link ? "mesh" : "client",
+                     &s->relay->name, s->linked ? "mesh" : "client",
                      &s->connection->addr_text);
     len -= p - buf;
     buf = p;

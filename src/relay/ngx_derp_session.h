@@ -24,7 +24,6 @@ typedef enum {
 } ngx_derp_state_e;
 
 
-typedef struct ngx_derp_watch_s  ngx_derp_watch_t;
 typedef struct ngx_derp_edge_s   ngx_derp_edge_t;
 typedef struct ngx_derp_link_s   ngx_derp_link_t;
 
@@ -52,27 +51,25 @@ struct ngx_derp_session_s {
     ngx_derp_relay_t     *relay;
 
     ngx_derp_route_t      route;        /* its own, once registered */
-    ngx_derp_handle_t     peer;         /* its own key's */
+
+    union {
+        ngx_derp_handle_t   peer;       /* its own key's */
+        ngx_derp_link_t    *link;       /* of one that is a link */
+    };
+
     ngx_derp_handle_t     last;         /* the last destination's */
     uint64_t              born;         /* the journal's head at its login */
 
     u_char                key[NGX_DERP_KEY_LEN];
 
     ngx_derp_buf_t       *in;           /* what is not processed yet */
-    uint32_t              skip;         /* bytes to be read past */
-
     ngx_derp_outbox_t     out;
-
     ngx_derp_edge_t      *edges;        /* from whom it has received */
-    ngx_derp_edge_t      *edge;         /* the last of these */
-    ngx_derp_watch_t     *watch;
-    ngx_derp_link_t      *link;
 
     ngx_queue_t           queue;        /* in the relay's all */
     ngx_queue_t           waiting;      /* for what it is paused by; closing */
 
     ngx_msec_t            started;
-    ngx_msec_t            not_here;     /* when the next PeerGone is due */
 
     union {
         ngx_derp_origin_t   origin;     /* until the login is done */
@@ -80,19 +77,26 @@ struct ngx_derp_session_s {
         uint32_t            removed;    /* and once it is closed */
     };
 
-    char                 *reason;       /* why it is being closed */
+    union {
+        ngx_msec_t          not_here;   /* when the next PeerGone is due */
+        char               *reason;     /* why it is being closed, once it is */
+    };
 
+    uint32_t              skip;         /* bytes to be read past */
     uint8_t               state;
-    uint8_t               login;        /* NGX_DERP_LOGIN_...: how it ended */
-    uint8_t               flags;        /* NGX_DERP_PRESENT_... */
+    unsigned              login:4;      /* NGX_DERP_LOGIN_...: how it ended */
+    unsigned              flags:4;      /* NGX_DERP_PRESENT_... */
     unsigned              paused:1;     /* by a channel, or the zone's lock */
     unsigned              resumed:1;    /* what it holds is to be processed */
     unsigned              pong:1;       /* one is waiting */
+    unsigned              linked:1;     /* a link to another relay */
     unsigned              mesh:1;       /* knows the mesh key */
     unsigned              sibling:1;    /* the link of a relay of our kind */
     unsigned              told:1;       /* that one, of a reload */
     unsigned              preferred:1;
     unsigned              draining:1;
+    unsigned              watches:1;
+    unsigned              seals:1;      /* its own TLS records: _ssl.h */
 };
 
 

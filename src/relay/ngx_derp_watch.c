@@ -17,15 +17,16 @@
 #define NGX_DERP_FLOODED       ((uint32_t) -1)
 
 
-struct ngx_derp_watch_s {
+typedef struct {
     ngx_queue_t           queue;        /* in the relay's watchers */
     ngx_derp_session_t   *session;
     uint64_t              cursor;       /* in the journal */
     uint32_t              flood;        /* the next peer to be told of */
     uint32_t              passed;       /* where a flood before was, or 0 */
-};
+} ngx_derp_watch_t;
 
 
+static ngx_derp_watch_t *ngx_derp_watch_find(ngx_derp_session_t *s);
 static ngx_uint_t ngx_derp_watch_tell(ngx_derp_watch_t *w);
 static ngx_int_t ngx_derp_watch_changes(ngx_derp_watch_t *w, ngx_uint_t *n);
 static ngx_int_t ngx_derp_watch_flood(ngx_derp_watch_t *w, ngx_uint_t *n);
@@ -39,7 +40,7 @@ ngx_derp_watch_start(ngx_derp_session_t *s)
 {
     ngx_derp_watch_t  *w;
 
-    w = s->watch;
+    w = ngx_derp_watch_find(s);
 
     if (w == NULL) {
         w = ngx_alloc(sizeof(ngx_derp_watch_t), s->connection->log);
@@ -48,7 +49,7 @@ ngx_derp_watch_start(ngx_derp_session_t *s)
         }
 
         w->session = s;
-        s->watch = w;
+        s->watches = 1;
 
         ngx_queue_insert_tail(&s->relay->watchers, &w->queue);
         s->relay->region.member->gauges.watchers++;
@@ -74,15 +75,41 @@ ngx_derp_watch_start(ngx_derp_session_t *s)
 void
 ngx_derp_watch_stop(ngx_derp_session_t *s)
 {
-    if (s->watch == NULL) {
+    ngx_derp_watch_t  *w;
+
+    w = ngx_derp_watch_find(s);
+
+    if (w == NULL) {
         return;
     }
 
     s->relay->region.member->gauges.watchers--;
 
-    ngx_queue_remove(&s->watch->queue);
-    ngx_free(s->watch);
-    s->watch = NULL;
+    ngx_queue_remove(&w->queue);
+    ngx_free(w);
+    s->watches = 0;
+}
+
+
+/* They are few, and a session is to be small. */
+
+static ngx_derp_watch_t *
+ngx_derp_watch_find(ngx_derp_session_t *s)
+{
+    ngx_queue_t       *q;
+    ngx_derp_watch_t  *w;
+
+    if (!s->watches) {
+        return NULL;
+    }
+
+    for (q = ngx_queue_head(&s->relay->watchers); ; q = ngx_queue_next(q)) {
+        w = ngx_queue_data(q, ngx_derp_watch_t, queue);
+
+        if (w->session == s) {
+            return w;
+        }
+    }
 }
 
 

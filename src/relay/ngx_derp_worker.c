@@ -10,6 +10,7 @@
 #include "ngx_derp_heard.h"
 #include "ngx_derp_mesh.h"
 #include "ngx_derp_notice.h"
+#include "ngx_derp_ssl.h"
 #include "ngx_derp_watch.h"
 #include "ngx_derp_zone.h"
 
@@ -83,6 +84,10 @@ ngx_derp_worker_init(ngx_cycle_t *cycle, ngx_array_t *relays)
     }
 
     ngx_derp_worker.buffer = ngx_derp_worker.memory + NGX_DERP_READ_FRONT;
+
+    if (ngx_derp_ssl_init(cycle->log) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     ngx_add_timer(&ngx_derp_worker.tick, 1);
 
@@ -262,6 +267,8 @@ ngx_derp_worker_exit(void)
 
     ngx_derp_buf_trim(&ngx_derp_worker.bufs, 0);
     ngx_free(ngx_derp_worker.memory);
+
+    ngx_derp_ssl_exit();
 }
 
 
@@ -509,13 +516,6 @@ ngx_derp_worker_flush(void)
         s = ngx_queue_data(q, ngx_derp_session_t, out.link);
 
         ngx_derp_outbox_flush(s);
-
-        if (q == ngx_queue_head(&ngx_derp_worker.touched)) {
-
-            /* it has failed */
-
-            ngx_derp_outbox_destroy(s);
-        }
     }
 }
 

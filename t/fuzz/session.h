@@ -56,6 +56,10 @@ typedef struct {
 
     size_t                room;         /* what the socket still takes */
 
+    ngx_ssl_connection_t  ssl;          /* if it has TLS, which seals nothing */
+    size_t                sealed;       /* that is to go out before all else */
+    ngx_uint_t            reads;
+
     ngx_uint_t            login;        /* has been sent */
     ngx_uint_t            key;          /* as which */
     ngx_uint_t            replied;      /* ServerInfo, or ClientInfo */
@@ -110,7 +114,10 @@ void fuzz_check_packet(u_char *p, size_t size);
 void fuzz_sent(fuzz_conn_t *fc, u_char *p, size_t size);
 
 
-/* session_conn.c, which has ngx_derp_dial(), too: the input says how it ends */
+/*
+ * session_conn.c, which has ngx_derp_dial(), too: the input says how it ends;
+ * and TLS that leaves everything as it is
+ */
 
 extern fuzz_conn_t       fuzz_conns[FUZZ_CONNS];
 

@@ -27,21 +27,32 @@ fuzz_check_session(ngx_derp_session_t *s, size_t *held, size_t *queued)
     bytes = 0;
     ngx_memzero(n, sizeof(n));
 
-    for (buf = s->out.queue; buf; buf = buf->next) {
+    buf = s->out.queue;
+
+    while (buf) {
+        buf = buf->next;
         bytes += ngx_derp_buf_size(buf);
         n[buf->kind]++;
+
+        if (buf == s->out.queue) {
+            break;
+        }
     }
 
     stub_assert(n[0] == s->out.queued[0] && n[1] == s->out.queued[1]
                 && n[2] == s->out.queued[2]);
-    stub_assert(s->link
+    stub_assert(s->linked
                 ? bytes <= NGX_DERP_LINK_QUEUE + NGX_DERP_BUF_LARGE
                            + n[2] * 2 * NGX_DERP_MAX_PING
                 : n[0] <= NGX_DERP_QUEUE && n[1] <= NGX_DERP_QUEUE);
 
-    if (s->out.buf) {
-        bytes += ngx_derp_buf_size(s->out.buf);
+    for (buf = s->out.buf; buf; buf = buf->next) {
+        bytes += ngx_derp_buf_size(buf);
+        stub_assert(buf->kind != NGX_DERP_SEALED || buf == s->out.buf);
     }
+
+    stub_assert((fuzz_conn(s->connection)->sealed != 0)
+                == (ngx_derp_outbox_sealed(s) != 0));
 
     *queued += bytes;
 

@@ -7,6 +7,7 @@
 
 #include "session.h"
 #include "ngx_derp_dial.h"
+#include "ngx_derp_ssl.h"
 
 #include <sanitizer/asan_interface.h>
 
@@ -21,7 +22,13 @@ static ssize_t fuzz_take(ngx_connection_t *c, u_char *buf, size_t size);
 static ssize_t fuzz_send(ngx_connection_t *c, u_char *buf, size_t size);
 
 
-fuzz_conn_t  fuzz_conns[FUZZ_CONNS];
+fuzz_conn_t    fuzz_conns[FUZZ_CONNS];
+
+/* of nginx */
+
+ngx_os_io_t    ngx_io = { .send = fuzz_send };
+
+static u_char  fuzz_sealed[NGX_DERP_SSL_SEALED];
 
 
 void
@@ -49,6 +56,12 @@ fuzz_open(fuzz_conn_t *fc)
     fc->write.log = &fc->log;
     fc->write.write = 1;
     fc->write.ready = 1;
+
+    /* every other one has TLS */
+
+    if ((fc - fuzz_conns) % 2) {
+        fc->c->ssl = &fc->ssl;
+    }
 
     ngx_str_set(&fc->c->addr_text, "192.0.2.1");
 }
@@ -105,7 +118,7 @@ fuzz_recv(ngx_connection_t *c, u_char *buf, size_t size)
 }
 
 
-/* the rest of a frame, and what follows it */
+/* the rest of a frame, if there is one, and what follows it */
 
 static ssize_t
 fuzz_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
@@ -115,6 +128,10 @@ fuzz_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
 
     size = in->buf->end - in->buf->last;
     stub_assert(limit == 0 && size > 0);
+
+    if (in->next == NULL) {
+        return fuzz_recv(c, in->buf->last, size);
+    }
 
     n = fuzz_take(c, in->buf->last, size);
 
@@ -202,9 +219,82 @@ fuzz_send(ngx_connection_t *c, u_char *buf, size_t size)
     }
 
     fc->room -= n;
+
+    if (c->ssl) {
+        stub_assert(n <= fc->sealed);
+        fc->sealed -= n;
+    }
+
     fuzz_sent(fc, buf, n);
 
     return n;
+}
+
+
+ngx_int_t
+ngx_derp_ssl_init(ngx_log_t *log)
+{
+    return NGX_OK;
+}
+
+
+void
+ngx_derp_ssl_exit(void)
+{
+}
+
+
+ngx_uint_t
+ngx_derp_ssl_adopt(ngx_connection_t *c)
+{
+    return c->ssl != NULL;
+}
+
+
+ssize_t
+ngx_derp_ssl_seal(ngx_connection_t *c, u_char *p, size_t size,
+    ngx_str_t *sealed)
+{
+    fuzz_conn_t  *fc;
+
+    fc = fuzz_conn(c);
+
+    /* who has something that is sealed does not come to this */
+
+    stub_assert(size && fc->sealed == 0);
+
+    size = ngx_min(size, NGX_DERP_SSL_RECORDS * NGX_DERP_RECORD);
+    ngx_memcpy(fuzz_sealed, p, size);
+
+    sealed->data = fuzz_sealed;
+    sealed->len = size;
+    fc->sealed = size;
+
+    return size;
+}
+
+
+/* now and then it answers, where that does not go into the midst of a frame */
+
+ssize_t
+ngx_derp_ssl_recv(ngx_connection_t *c, ngx_chain_t *in, ngx_str_t *sealed)
+{
+    fuzz_conn_t  *fc;
+
+    fc = fuzz_conn(c);
+
+    sealed->data = fuzz_sealed;
+    sealed->len = 0;
+
+    if (fc->replied && !fc->link && fc->out_len == 0 && fc->sealed == 0
+        && ++fc->reads % 4 == 0)
+    {
+        ngx_derp_put_header(fuzz_sealed, NGX_DERP_KEEP_ALIVE, 0);
+        sealed->len = NGX_DERP_HEADER_LEN;
+        fc->sealed = sealed->len;
+    }
+
+    return c->recv_chain(c, in, 0);
 }
 
 

@@ -411,7 +411,8 @@ func TestLinkBlocked(t *testing.T) {
 		t.Error("there is another link")
 	}
 	l.reading.Unlock()
-	l.reaches(t, c, u)
+	for range l.until(t, c, u) { // as long as its queue is full packets are dropped
+	}
 }
 
 // It is left in the end.
@@ -454,7 +455,7 @@ func (l *link) until(t *testing.T, from *client, dst key.NodePublic) func(func(f
 	return func(yield func(forward) bool) {
 		last := fencePacket()
 		from.send(t, dst, last)
-		for {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			select {
 			case f := <-l.forwards:
 				if slices.Equal(f.data, last) {
@@ -467,6 +468,7 @@ func (l *link) until(t *testing.T, from *client, dst key.NodePublic) func(func(f
 				from.send(t, dst, last)
 			}
 		}
+		t.Errorf("%s waited %v in vain for the last packet", l.peer.name, patience)
 	}
 }
 

@@ -213,6 +213,7 @@ Any request; C<Host> is added to HTTP/1.1.
     reach TO                packets until one arrives, for a way in the making
     close, reset, shutdown  close, with RST, the sending half only
     deaf, hear              stops reading, reads again
+    rekey                   changes its key, and asks for another: TLS's KeyUpdate
 
 =head2 Getting
 

@@ -7,6 +7,8 @@ package Test::Nginx::DERP::Client;
 use v5.36;
 
 use Errno qw( EAGAIN EWOULDBLOCK EINTR );
+use FFI::CheckLib qw( find_lib_or_die );
+use FFI::Platypus;
 use IO::Socket::IP;
 use IO::Socket::SSL;
 use Socket qw( IPPROTO_TCP SOCK_STREAM SOL_SOCKET SO_LINGER SO_RCVBUF
@@ -80,6 +82,22 @@ sub context ($alpn) {
         SSL_verify_mode => SSL_VERIFY_NONE,
         length $alpn ? (SSL_alpn_protocols => [$alpn]) : (),
     ) // die "no TLS context: $SSL_ERROR\n";
+}
+
+
+# TLS 1.3's KeyUpdate, and the other side is to send one as well.
+
+sub rekey ($self) {
+    state $key_update = FFI::Platypus->new(
+        api => 2, lib => find_lib_or_die(lib => 'ssl'),
+    )->function(SSL_key_update => [qw( opaque int )] => 'int');
+
+    my $ssl = $self->{sock}->_get_ssl_object;
+
+    forget_errors();
+
+    $key_update->call($ssl, 1);
+    Net::SSLeay::do_handshake($ssl);
 }
 
 

@@ -81,6 +81,8 @@ sub do_reset ($self, $client, $rest) { $client->reset }
 
 sub do_shutdown ($self, $client, $rest) { $client->shutdown }
 
+sub do_rekey ($self, $client, $rest) { $client->rekey }
+
 sub do_deaf ($self, $client, $rest) { $client->set(deaf => 1) }
 
 sub do_hear ($self, $client, $rest) { $client->set(deaf => 0) }
