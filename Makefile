@@ -21,8 +21,9 @@ MODEL_SECS ?= 20
 FUZZ_SECS  ?= 60
 CHECK      ?=
 
-ROWS ?= table
-SECS ?= 4
+ROWS   ?= table
+SECS   ?= 4
+ROUNDS ?= 1
 
 SOAK ?= 30m
 
@@ -144,7 +145,7 @@ soak: deps ## The same for SOAK, with a summary at its end
 bench: deps ## Build and measure, beside derper and the floor
 	@.ci/install openssl python3
 	@$(MAKE) --no-print-directory build build/bench/derpload build/bench/floor
-	@t/bench/run --secs $(SECS) $(ROWS)
+	@t/bench/run --secs $(SECS) --rounds $(ROUNDS) $(ROWS)
 
 plot: ## Draw what "make bench ROWS=all" measured
 	@.ci/install python3-matplotlib
@@ -196,7 +197,8 @@ help:
 	@echo "  HTTPS_PORT, HTTP_PORT, WORKERS"
 	@echo "               for \"make run\": $(HTTPS_PORT), $(HTTP_PORT), $(WORKERS)"
 	@echo "  SOAK         for \"make soak\": how long, $(SOAK)"
-	@echo "  ROWS, SECS   for \"make bench\": what to measure, and how long each time;"
+	@echo "  ROWS, SECS, ROUNDS"
+	@echo "               for \"make bench\": what to measure, how long, how often;"
 	@echo "               \"t/bench/run --list all\" lists the rows"
 
 

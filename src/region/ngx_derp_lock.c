@@ -50,6 +50,8 @@ ngx_derp_lock(ngx_derp_region_t *region)
 
     NGX_DERP_FAULT(region_lock);
 
+    ngx_derp_store(&region->zone->locks, region->zone->locks + 1);
+
     /* a sequence left odd says as much as a peer left dirty */
 
     if (region->zone->dirty || region->zone->sequence & 1) {

@@ -192,6 +192,7 @@ typedef struct {
     u_char           public_key[NGX_DERP_KEY_LEN];      /* as last configured */
 
     pthread_mutex_t  lock ngx_derp_aligned;
+    uint32_t         locks;             /* how often it was taken */
 
     /* the registry's; written under the lock */
 

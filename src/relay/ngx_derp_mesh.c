@@ -473,6 +473,7 @@ ngx_derp_mesh_exit(ngx_derp_relay_t *relay)
 
         for (n = 0; n < 2; n++) {
             if (s[n]) {
+                ngx_derp_outbox_destroy(s[n]);
                 ngx_derp_dial_close(s[n]->connection);
                 ngx_free(s[n]);
             }

@@ -45,6 +45,7 @@ static void ngx_derp_outbox_block(ngx_derp_session_t *s, u_char *frame,
     u_char *pos, u_char *last);
 static void ngx_derp_outbox_keep(ngx_derp_session_t *s, u_char *p,
     size_t len);
+static void ngx_derp_outbox_bound(ngx_derp_session_t *s);
 static void ngx_derp_outbox_wait(ngx_derp_session_t *s);
 static void ngx_derp_outbox_unblock(ngx_derp_session_t *s);
 static void ngx_derp_outbox_queue(ngx_derp_session_t *s, u_char *p,
@@ -63,6 +64,8 @@ static void ngx_derp_outbox_drop_oldest(ngx_derp_session_t *s,
 static void ngx_derp_outbox_count_dropped(ngx_derp_session_t *s, size_t len,
     ngx_uint_t kind, ngx_derp_drop_e reason);
 static void ngx_derp_outbox_put_buf(ngx_derp_session_t *s);
+static void ngx_derp_outbox_drop_buf(ngx_derp_session_t *s,
+    ngx_derp_buf_t *buf);
 
 
 void
@@ -231,6 +234,7 @@ ngx_derp_outbox_flush_blocked(ngx_derp_session_t *s)
         rc = ngx_derp_outbox_write_buf(s, out->buf);
 
         if (rc == NGX_AGAIN) {
+            ngx_derp_outbox_bound(s);
             ngx_derp_outbox_wait(s);
             return;
         }
@@ -250,10 +254,21 @@ ngx_derp_outbox_flush_blocked(ngx_derp_session_t *s)
 static ngx_int_t
 ngx_derp_outbox_write_buf(ngx_derp_session_t *s, ngx_derp_buf_t *buf)
 {
-    ssize_t  n;
+    ssize_t    n;
+    ngx_int_t  rc;
 
     if (buf->kind != NGX_DERP_SEALED) {
-        return ngx_derp_outbox_write(s, &buf->pos, buf->last);
+        rc = ngx_derp_outbox_write(s, &buf->pos, buf->last);
+
+        if (rc == NGX_AGAIN && buf->pos == buf->last) {
+
+            /* all of it is sealed, and in another one before it */
+
+            s->out.buf->next = NULL;
+            ngx_derp_outbox_drop_buf(s, buf);
+        }
+
+        return rc;
     }
 
     n = ngx_derp_outbox_write_sealed(s, buf->pos, buf->last - buf->pos);
@@ -387,6 +402,10 @@ ngx_derp_outbox_keep_sealed(ngx_derp_session_t *s, u_char *p, size_t size)
     buf = ngx_derp_buf_get(&ngx_derp_worker.bufs, size + NGX_DERP_ANSWERS,
                            s->connection->log);
     if (buf == NULL) {
+
+        /* nothing goes out behind half a record */
+
+        s->connection->ssl->no_send_shutdown = 1;
         return NGX_ERROR;
     }
 
@@ -425,12 +444,13 @@ ngx_derp_outbox_recv(ngx_derp_session_t *s, ngx_chain_t *in)
 }
 
 
-/* As if the socket had not taken it: it goes before what is not sealed yet. */
+/* It goes before what is not sealed yet, and behind what is. */
 
 static ngx_int_t
 ngx_derp_outbox_answer(ngx_derp_session_t *s, ngx_str_t *sealed)
 {
-    ngx_derp_buf_t  *buf, *touched;
+    ssize_t          n;
+    ngx_derp_buf_t  *buf;
 
     if (ngx_derp_outbox_sealed(s)) {
         buf = s->out.buf;
@@ -443,23 +463,30 @@ ngx_derp_outbox_answer(ngx_derp_session_t *s, ngx_str_t *sealed)
         return NGX_OK;
     }
 
-    touched = s->out.blocked ? NULL : ngx_derp_outbox_untouch(&s->out);
+    n = ngx_derp_outbox_write_sealed(s, sealed->data, sealed->len);
 
-    if (ngx_derp_outbox_keep_sealed(s, sealed->data, sealed->len) != NGX_OK) {
-        return NGX_ERROR;
+    if (n == NGX_ERROR || n == (ssize_t) sealed->len) {
+        return n == NGX_ERROR ? NGX_ERROR : NGX_OK;
     }
 
-    if (touched) {
-        ngx_derp_outbox_block(s, touched->start, touched->start, touched->last);
-        ngx_derp_buf_put(&ngx_derp_worker.bufs, touched);
+    buf = s->out.blocked ? NULL : ngx_derp_outbox_untouch(&s->out);
 
-    } else if (!s->out.blocked) {
-        ngx_derp_outbox_block(s, NULL, NULL, NULL);
+    if (ngx_derp_outbox_keep_sealed(s, sealed->data + n, sealed->len - n)
+        != NGX_OK)
+    {
+        n = NGX_ERROR;
     }
 
-    ngx_derp_outbox_flush_blocked(s);
+    if (!s->out.blocked) {
+        ngx_derp_outbox_block(s, buf ? buf->start : NULL,
+                              buf ? buf->start : NULL, buf ? buf->last : NULL);
+    }
 
-    return NGX_OK;
+    if (buf) {
+        ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
+    }
+
+    return n == NGX_ERROR ? NGX_ERROR : NGX_OK;
 }
 
 
@@ -491,6 +518,7 @@ ngx_derp_outbox_block(ngx_derp_session_t *s, u_char *frame, u_char *pos,
         ngx_derp_outbox_keep(s, pos, frame - pos);
     }
 
+    ngx_derp_outbox_bound(s);
     ngx_derp_outbox_queue(s, frame, last);
 
     if (s->state != NGX_DERP_STATE_CLOSING) {
@@ -521,7 +549,14 @@ ngx_derp_outbox_keep(ngx_derp_session_t *s, u_char *p, size_t len)
     }
 
     ngx_derp_outbox_hold(s, ngx_derp_buf_size(buf));
+}
 
+
+/* What has begun to go out is kept, but not at any price. */
+
+static void
+ngx_derp_outbox_bound(ngx_derp_session_t *s)
+{
     while (ngx_derp_worker.queued > s->relay->buffers) {
 
         if (ngx_derp_outbox_make_room() != NGX_OK) {
@@ -896,6 +931,13 @@ ngx_derp_outbox_put_buf(ngx_derp_session_t *s)
 
     out->buf = buf->next;
 
+    ngx_derp_outbox_drop_buf(s, buf);
+}
+
+
+static void
+ngx_derp_outbox_drop_buf(ngx_derp_session_t *s, ngx_derp_buf_t *buf)
+{
     ngx_derp_outbox_hold(s, - (ssize_t) ngx_derp_buf_size(buf));
     ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
 }
@@ -907,9 +949,6 @@ ngx_derp_outbox_destroy(ngx_derp_session_t *s)
     ngx_derp_buf_t  *buf;
 
     if (ngx_derp_outbox_sealed(s)) {
-
-        /* nothing goes out behind half a record */
-
         s->connection->ssl->no_send_shutdown = 1;
     }
 

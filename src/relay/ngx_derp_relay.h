@@ -60,7 +60,8 @@ struct ngx_derp_relay_s {
     ngx_queue_t             watchers;
     ngx_queue_t             all;        /* sessions */
     ngx_queue_t             denied;     /* those who wait for the zone's lock */
-    ngx_msec_t              denied_since;   /* 0: it is not */
+    ngx_msec_t              denied_since;   /* by one owner, 0: it is not */
+    uint32_t                denied_locks;   /* how often it was taken by then */
     uint64_t                cursor;     /* in the journal */
     uint64_t                head;       /* of it, to be read up to here */
     ngx_str_t               notice;     /* as the clients know it */

@@ -722,6 +722,8 @@ ngx_derp_session_resume_all(ngx_queue_t *waiting)
 static ngx_uint_t
 ngx_derp_session_denied(ngx_derp_relay_t *relay)
 {
+    uint32_t  locks;
+
     if (!relay->region.denied
         && !relay->stalled
         && ngx_queue_empty(&relay->denied))
@@ -739,8 +741,13 @@ ngx_derp_session_denied(ngx_derp_relay_t *relay)
         return 0;
     }
 
-    if (relay->denied_since == 0) {
+    /* many may want it, and get it, before this worker does */
+
+    locks = ngx_derp_load(&relay->region.zone->locks);
+
+    if (relay->denied_since == 0 || relay->denied_locks != locks) {
         relay->denied_since = ngx_current_msec;
+        relay->denied_locks = locks;
     }
 
     if (relay->stalled

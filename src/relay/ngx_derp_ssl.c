@@ -97,6 +97,13 @@ ngx_derp_ssl_adopt(ngx_connection_t *c)
     if (BIO_get_ktls_send(socket) || BIO_get_ktls_recv(socket)) {
         return 0;
     }
+#endif
+
+    /* RFC 6066, max_fragment_length: more records than there is room for */
+
+    if (SSL_SESSION_get_max_fragment_length(SSL_get_session(ssl))) {
+        return 0;
+    }
 
     return socket == SSL_get_wbio(ssl);
 }
@@ -128,7 +135,15 @@ ngx_derp_ssl_seal(ngx_connection_t *c, u_char *p, size_t size,
 
     ngx_derp_ssl_take_back(c, sealed);
 
-    return n > 0 ? (ssize_t) done : NGX_ERROR;
+    if (n <= 0) {
+
+        /* what was sealed is not to be followed by anything */
+
+        c->ssl->no_send_shutdown = 1;
+        return NGX_ERROR;
+    }
+
+    return done;
 }
 
 
@@ -259,5 +274,3 @@ ngx_derp_ssl_bio_ctrl(BIO *bio, int cmd, long num, void *ptr)
         return 0;
     }
 }
-
-#endif

@@ -37,7 +37,8 @@ void ngx_derp_ssl_exit(void);
 
 /*
  * Makes a connection's TLS ready for a session, if it has any.  Whether it is
- * done here: not if the kernel does it (kTLS).
+ * done here: not if the kernel does it (kTLS), nor with fragments that the
+ * client has made smaller.
  */
 ngx_uint_t ngx_derp_ssl_adopt(ngx_connection_t *c);
 

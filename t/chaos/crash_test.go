@@ -35,12 +35,8 @@ func TestKills(t *testing.T) {
 	kinds := map[string]int{}
 	observers := make([]*observer, 2)
 	reloads := 0
-	var hit time.Time // when somebody that the link needs was killed
 	for f.more() {
 		others.pause()
-		if ended(over.from) {
-			over.connect()
-		}
 		for i, o := range observers {
 			if o == nil || ended(o.client) {
 				observers[i] = observe(t, s, f.rounds+i)
@@ -56,10 +52,6 @@ func TestKills(t *testing.T) {
 		}
 		others.resume()
 		remote.awaitReachable(tr)
-		if !hit.IsZero() {
-			over.excuse(hit)
-			hit = time.Time{}
-		}
 
 		if f.rounds%12 == 1 { // so that there are old workers to be killed
 			s.reload(t)
@@ -81,9 +73,7 @@ func TestKills(t *testing.T) {
 			}
 		}
 		at := time.Now()
-		if over.victims(pids) {
-			hit = at
-		}
+		hit := over.victims(pids) // somebody whom the link needs
 		s.kill(t, pids...)
 		for _, o := range lost {
 			<-o.ended
@@ -96,6 +86,11 @@ func TestKills(t *testing.T) {
 			}
 		}
 		tr.awaitTold(dead, at, &told)
+		if hit {
+			over.again(pids)
+			remote.awaitReachable(tr)
+			over.excuse(at)
+		}
 		within(t, "a worker's death (kind "+kind+"), to clients,", told.max, departure)
 		tr.settle()
 		tr.forget(dead)
@@ -105,9 +100,6 @@ func TestKills(t *testing.T) {
 		}
 	}
 	remote.awaitReachable(tr)
-	if !hit.IsZero() {
-		over.excuse(hit)
-	}
 	f.note("%d times %v, %d reloads and %d other logins meanwhile; %d clients, %d packets; departures seen by observers: %v, told to clients: %v; %s",
 		f.rounds, kinds, reloads, others.logins.Load(), n, tr.delivered.Load(), &seen, &told, over.check())
 }

@@ -53,6 +53,15 @@ func (x *crossing) connect() {
 	x.mu.Unlock()
 }
 
+// again logs the client in, if its worker is one of those that were killed.
+func (x *crossing) again(pids []int) {
+	x.t.Helper()
+	if slices.Contains(pids, x.pid) {
+		<-x.from.ended
+		x.connect()
+	}
+}
+
 func (x *crossing) run() {
 	for {
 		select {

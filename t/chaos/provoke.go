@@ -192,7 +192,11 @@ func (p *provoker) passersOfNew() []*client {
 
 func (p *provoker) reload() {
 	s := p.s
-	s.census(p.t)
+	// Slots are not to run out, and a link takes a second to be handed over.
+	eventually(p.t, "old workers to go", func() bool {
+		s.census(p.t)
+		return len(s.allWorkers()) < 72
+	})
 	before := s.generations
 	s.proc.signal(p.t, syscall.SIGHUP)
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {

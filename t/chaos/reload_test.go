@@ -201,6 +201,55 @@ func TestGenerations(t *testing.T) {
 		f.rounds, generations, workers, pairs, tr.delivered.Load(), 10*generations)
 }
 
+// So many generations of workers with clients that there is no slot for another
+// worker: who is there relays on, who comes is refused, until some have left.
+func TestSlotsExhausted(t *testing.T) {
+	const workers, generations = 8, 16
+	f := rounds(t, 1, 1, 1)
+	s := start(t, conf{workers: workers, zone: "192m", connections: 512})
+	s.allow(`all 128 derp slots are taken`)
+	tr := newTraffic(t, s, 40, 50*time.Millisecond)
+	refused := 0
+	for f.more() {
+		all := oneOnEach(t, s, nil)
+		for range generations - 1 {
+			s.reload(t)
+			all = oneOnEach(t, s, all)
+		}
+		s.reload(t)
+		eventually(t, "the new workers to find no slot", func() bool {
+			return s.count("all 128 derp slots are taken") == f.rounds*workers
+		})
+		for i := range workers {
+			if _, err := tryConnect(s.relay, "one too many", on(i)); err == nil {
+				t.Error("a worker without a slot takes a client")
+			}
+			refused++
+		}
+		first, last := all[0], all[len(all)-1]
+		first.reachesAll(t, []*client{last})
+		last.reachesAll(t, []*client{first})
+		tr.settle()
+		for _, c := range all {
+			c.close()
+		}
+		eventually(t, "the new workers to find slots", func() bool {
+			return s.count("derp relays from now on") == f.rounds*workers
+		})
+		all = oneOnEach(t, s, nil)
+		for _, c := range all {
+			c.reachesAll(t, all)
+		}
+		for _, c := range all {
+			c.close()
+		}
+	}
+	tr.leave(allSeats(40)...)
+	s.awaitGone(t, s.retired)
+	f.note("%d times %d generations of %d workers, as many as there are slots; %d clients refused by those that found none, and none afterwards; %d packets of 40 others meanwhile",
+		f.rounds, generations, workers, refused, tr.delivered.Load())
+}
+
 func oneOnEach(t *testing.T, s *server, all []*client) []*client {
 	t.Helper()
 	for i, pid := range s.workers {

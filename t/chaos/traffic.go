@@ -227,6 +227,12 @@ func (tr *traffic) receive(p *party, m derp.ReceivedMessage) {
 	case derp.ReceivedPacket:
 		tr.receivePacket(p, m)
 	case derp.PeerGoneMessage:
+		tr.mu.Lock()
+		peer := tr.byKey[m.Peer]
+		tr.mu.Unlock()
+		if peer != nil && !peer.doomed.Load() && !tr.surprise.Load() {
+			tr.errorf("seat %d was told that seat %d left, which has not", p.seat, peer.seat)
+		}
 		p.mu.Lock()
 		p.told[m.Peer] = append(p.told[m.Peer], time.Now())
 		p.mu.Unlock()

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -190,34 +191,51 @@ func (r *relay) setRelayLines(t *testing.T, lines string) {
 	r.reload(t)
 }
 
-// Before it stops, the relay tells its clients when to come back, not all at
-// once, and lets them go.
+// Before it stops, the relay tells its clients when to come back, and lets them
+// go: neither all at once, but over the time that it has for that.
 func TestRestarting(t *testing.T) {
 	oursOnly(t, "it just stops")
 	t.Parallel()
+	const drain = 5 * time.Second
 	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
-		r := startNginx(t, options{workers: workers, inRelay: "drain 2s;"})
+		t.Parallel()
+		r := startNginx(t, options{workers: workers, inRelay: fmt.Sprintf("drain %ds;", int(drain.Seconds()))})
 		var all []*client
-		for i := range 20 {
+		for i := range 40 {
 			all = append(all, connect(t, r, fmt.Sprint(i), on(i)))
 		}
 		r.quit(t)
-		times := map[time.Duration]bool{}
+		var soon, later int
 		for _, c := range all {
 			m, ok := c.next(t, "Restarting").(derp.ServerRestartingMessage)
 			if !ok {
 				t.Fatalf("%s received %s, want Restarting", c.name, describe(m))
 			}
-			if m.TryFor <= 0 || m.ReconnectIn > time.Minute {
+			if m.TryFor <= 0 || m.ReconnectIn > drain {
 				t.Errorf("%s is to come back in %v, and to try for %v", c.name, m.ReconnectIn, m.TryFor)
 			}
-			times[m.ReconnectIn] = true
+			if m.ReconnectIn < drain/2 {
+				soon++
+			} else {
+				later++
+			}
 		}
-		if len(times) < 2 {
-			t.Errorf("all clients are told the same: %v", times)
+		if soon == 0 || later == 0 {
+			t.Errorf("%d clients are to come back soon, %d later", soon, later)
 		}
 		for _, c := range all {
 			c.wantEnd(t)
+		}
+		// By nginx's own clock, whenever this process comes to look.
+		seconds := map[string]int{}
+		lines, _, _ := r.proc.log.since(0)
+		for _, l := range lines {
+			if strings.Contains(l, "derp session ended: drained") {
+				seconds[l[:len("2006/01/02 15:04:05")]]++
+			}
+		}
+		if len(seconds) < 2 {
+			t.Errorf("clients are let go at: %v", seconds)
 		}
 		if err := r.proc.awaitExit(); err != nil {
 			t.Errorf("nginx without clients: %v", err)

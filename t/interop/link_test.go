@@ -3,6 +3,7 @@ package interop
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -228,6 +229,74 @@ func TestLinkNotHere(t *testing.T) {
 	l.sync(t, c)
 	l.present(t, u)
 	l.reaches(t, c, u)
+}
+
+// A peer takes back what it never announced, and another has.
+func TestLinkGoneOfAnother(t *testing.T) {
+	y, z := newFakePeer(t, "y", sharedCert()), newFakePeer(t, "z", sharedCert())
+	r := startTarget(t, options{workers: 2, meshWith: []string{y.addr, z.addr}})
+	ly, lz, u := y.awaitLink(t), z.awaitLink(t), newRemote("u")
+	c := connect(t, r, "c")
+	ly.present(t, u)
+	ly.reaches(t, c, u)
+	lz.gone(t, u, derp.PeerGoneReasonDisconnected)
+	lz.sync(t, c)
+	ly.reaches(t, c, u)
+	fence(t, c, c) // and it has not been told
+}
+
+// Relays that are there and hang up are tried less and less often, and not all
+// at the same time.
+func TestLinkBackOff(t *testing.T) {
+	oursOnly(t, "it has a time of its own for that")
+	t.Parallel()
+	const tries = 6
+	var addrs []string
+	var tried [2]chan time.Time
+	for i := range tried {
+		ln, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		addrs, tried[i] = append(addrs, ln.Addr().String()), make(chan time.Time, 100)
+		go func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				tried[i] <- time.Now()
+				conn.Close()
+			}
+		}()
+	}
+	startNginx(t, options{workers: 1, meshWith: addrs})
+	var took [2][]time.Duration
+	for i := range tried {
+		var first time.Time
+		for n := range tries {
+			select {
+			case at := <-tried[i]:
+				if n == 0 {
+					first = at
+				}
+				took[i] = append(took[i], at.Sub(first))
+			case <-time.After(patience):
+				t.Fatalf("waited %v in vain for try %d", patience, n)
+			}
+		}
+		// 3.9 s at least, and 1.3 s at most if the time between them did not grow.
+		if took[i][tries-1] < 2*time.Second {
+			t.Errorf("%d tries, at %v", tries, took[i])
+		}
+	}
+	for n := 1; n < tries; n++ {
+		if (took[0][n] - took[1][n]).Abs() > 5*time.Millisecond {
+			return
+		}
+	}
+	t.Errorf("two relays are tried at the same times: %v", took)
 }
 
 // While two peers take turns in having a key, no packet to it is lost.

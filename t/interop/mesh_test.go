@@ -166,7 +166,7 @@ func TestMeshPeerKilled(t *testing.T) {
 	goneAgain(t, b, a)
 }
 
-// The worker that has our link dies, and then the one that has derper's.
+// The worker that has our link dies.
 func TestMeshOwnerKilled(t *testing.T) {
 	oursOnly(t, "it is but one process")
 	t.Parallel()
@@ -186,6 +186,22 @@ func TestMeshOwnerKilled(t *testing.T) {
 		a.send(t, b.key, discoPacket())
 		a.want(t, notHere(b.key))
 	})
+}
+
+// Each worker dies in turn, the one that has derper's link among them.
+func TestMeshWorkersKilled(t *testing.T) {
+	oursOnly(t, "it is but one process")
+	t.Parallel()
+	const workers = 2
+	g := startRegion(t, workers)
+	b := connect(t, g.theirs, "b")
+	for i := range workers {
+		a := connect(t, g.ours, "a", on(i+1))
+		linkUp(t, a, b)
+		g.ours.killWorker(t, i)
+		linkUp(t, a, b)
+		linkUp(t, connect(t, g.ours, "another", on(i)), b)
+	}
 }
 
 // Across reloads of ours, faster than a link is handed over, the region stays
@@ -229,6 +245,24 @@ func TestRing(t *testing.T) {
 	linkUp(t, z, x)
 	everyPair(t, x, y, z)
 	ringMove(t, n1, n2, x, y)
+
+	if n1.isNginx {
+		n1.killWorker(t, 1)
+		n2.killWorker(t, 0)
+	}
+	linkUp(t, x, y)
+	linkUp(t, y, z)
+	linkUp(t, z, x)
+	for _, c := range []*client{x, y, z} {
+		c.pending() // it may have been told that others were gone for a while
+	}
+	x.close() // derper tells it of nobody twice
+	y.want(t, gone(x))
+	z.want(t, gone(x))
+	x = connect(t, d, "x")
+	linkUp(t, x, y)
+	linkUp(t, z, x)
+	everyPair(t, x, y, z)
 
 	z.close()
 	x.want(t, gone(z))
