@@ -550,3 +550,20 @@ b: rekey for i=1..4000
 log /\[info\].*derp session ended: read failed.*key:b/
 b: hear
 b: ends
+
+
+=== TEST 40: a client that has TLS's records made small
+--- transport: tls
+--- derp_relay
+write_timeout 60s;
+--- derp
+a: connect worker=1
+b: connect worker=1 rcvbuf=4096 fragments=512
+a: stream b 100 size=65536 window=8
+b: stream a 100 size=65536 window=8
+b: deaf
+a: burst b 200 size=65536
+a: sync
+b: hear
+b: ascending a 200 size=65536 lossy
+a: stream b 100 size=1400

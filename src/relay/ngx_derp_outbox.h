@@ -6,12 +6,9 @@
  * are written once at the end of the event loop's turn, or when it is full;
  * a span as long as a TLS record is written from where it lies.
  *
- * Once the socket has said AGAIN, packets queue: NGX_DERP_QUEUE of disco's and
- * as many others, the oldest of its sort making way for a new one, but nothing
- * of which a byte was written; and up to NGX_DERP_CONTROL_QUEUE other frames,
- * of which none makes way.  All that a worker's blocked connections hold is
- * bounded, too: at that end it is the oldest packet of the one that holds most
- * which makes way.  All functions are for workers.
+ * Once the socket has said AGAIN, the outbox is blocked: what has begun to go
+ * out is kept, and all else queues, see ngx_derp_backlog.h.  All functions are
+ * for workers.
  */
 
 

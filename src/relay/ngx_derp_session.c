@@ -717,6 +717,27 @@ ngx_derp_session_resume_all(ngx_queue_t *waiting)
 }
 
 
+void
+ngx_derp_session_discard(ngx_derp_relay_t *relay)
+{
+    ngx_queue_t         *q, *next;
+    ngx_derp_session_t  *s;
+
+    for (q = ngx_queue_head(&relay->denied);
+         q != ngx_queue_sentinel(&relay->denied);
+         q = next)
+    {
+        next = ngx_queue_next(q);
+        s = ngx_queue_data(q, ngx_derp_session_t, waiting);
+
+        if (s->state == NGX_DERP_STATE_CLOSING) {
+            ngx_queue_remove(q);
+            ngx_free(s);
+        }
+    }
+}
+
+
 /* Whether all that waits for the lock of the zone is to wait on. */
 
 static ngx_uint_t

@@ -176,6 +176,12 @@ ngx_int_t ngx_derp_session_wait(ngx_derp_session_t *s);
 /* Goes on with those who wait for it, if it is to be had again.  In a turn. */
 void ngx_derp_session_retry(ngx_derp_relay_t *relay);
 
+/*
+ * Frees those that are closed, and have not come to be taken off the registry:
+ * at the worker's end, when all that it has is taken off at once.
+ */
+void ngx_derp_session_discard(ngx_derp_relay_t *relay);
+
 /* The outbox has been emptied after it was blocked. */
 void ngx_derp_session_unblocked(ngx_derp_session_t *s);
 

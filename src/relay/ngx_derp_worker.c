@@ -277,6 +277,7 @@ ngx_derp_worker_exit(void)
 static void
 ngx_derp_worker_leave(ngx_derp_relay_t *relay)
 {
+    ngx_derp_session_discard(relay);
     ngx_derp_exchange_destroy(relay);
     ngx_derp_heard_destroy(relay);
 

@@ -155,7 +155,8 @@ Terms, joined by C<+>:
 =item open [OPTION ...]
 
 A connection, on which nothing is sent yet.  C<plain>, C<tls>; C<v6>;
-C<port=2>, C<port=3>; C<rcvbuf=BYTES>; C<alpn=PROTOCOL>; C<worker=N>: a request
+C<port=2>, C<port=3>; C<rcvbuf=BYTES>; C<alpn=PROTOCOL>; C<fragments=BYTES>, of
+TLS's records, 512 to 4096; C<worker=N>: a request
 for C</worker> told that worker number N has it (numbers are given as they are
 first used, N beyond the number of workers begins again with the first),
 C<worker=NAME>: where that client is, C<worker=not-NAME>: elsewhere, if there is

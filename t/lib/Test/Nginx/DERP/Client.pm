@@ -59,38 +59,58 @@ sub open ($self, %to) {
 
     $self->{tls} = !!$to{tls};
     $self->{sock} = $sock;
-    $self->handshake($to{timeout}, $to{alpn}) if $to{tls};
+    $self->handshake(%to) if $to{tls};
     $sock->blocking(0);
     $Changes++;
 }
 
 
-sub handshake ($self, $timeout, $alpn) {
+sub handshake ($self, %to) {
     IO::Socket::SSL->start_SSL(
-        $self->{sock}, SSL_reuse_ctx => context($alpn // ''),
-        SSL_hostname => 'localhost', Timeout => $timeout,
+        $self->{sock},
+        SSL_reuse_ctx => context($to{alpn} // '', $to{fragments} // 0),
+        SSL_hostname => 'localhost', Timeout => $to{timeout},
     ) or die "the TLS handshake failed: $SSL_ERROR\n";
 }
 
 
 # Made once: a new one takes longer than all else of a connection.
 
-sub context ($alpn) {
+sub context ($alpn, $fragments) {
     state %context;
 
-    return $context{$alpn} //= IO::Socket::SSL::SSL_Context->new(
-        SSL_verify_mode => SSL_VERIFY_NONE,
-        length $alpn ? (SSL_alpn_protocols => [$alpn]) : (),
-    ) // die "no TLS context: $SSL_ERROR\n";
+    return $context{"$alpn $fragments"} //= do {
+        my $context = IO::Socket::SSL::SSL_Context->new(
+            SSL_verify_mode => SSL_VERIFY_NONE,
+            length $alpn ? (SSL_alpn_protocols => [$alpn]) : (),
+        ) // die "no TLS context: $SSL_ERROR\n";
+
+        limit_fragments($context->{context}, $fragments) if $fragments;
+        $context;
+    };
+}
+
+
+# RFC 6066: 512, 1024, 2048 or 4096 bytes a record are numbered from 1.
+
+sub limit_fragments ($context, $bytes) {
+    openssl('SSL_CTX_set_tlsext_max_fragment_length', 'opaque', 'uint8')
+        ->call($context, int(0.5 + log($bytes / 256) / log(2))) == 1
+        or die "no fragments of $bytes bytes\n";
+}
+
+sub openssl ($name, @types) {
+    state $ffi = FFI::Platypus->new(api => 2,
+                                    lib => find_lib_or_die(lib => 'ssl'));
+
+    return $ffi->function($name => [@types] => 'int');
 }
 
 
 # TLS 1.3's KeyUpdate, and the other side is to send one as well.
 
 sub rekey ($self) {
-    state $key_update = FFI::Platypus->new(
-        api => 2, lib => find_lib_or_die(lib => 'ssl'),
-    )->function(SSL_key_update => [qw( opaque int )] => 'int');
+    state $key_update = openssl('SSL_key_update', 'opaque', 'int');
 
     my $ssl = $self->{sock}->_get_ssl_object;
 

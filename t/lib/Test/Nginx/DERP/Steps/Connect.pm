@@ -45,6 +45,7 @@ sub open_anywhere ($self, $client, $opt) {
         host => $opt->{v6} ? '::1' : $server->{host},
         port => $server->port($opt->{port} // ($tls ? 'tls' : 'plain')),
         tls => $tls, alpn => $opt->{alpn}, rcvbuf => $opt->{rcvbuf},
+        fragments => $opt->{fragments},
         timeout => $self->{timeout},
     );
 
