@@ -140,11 +140,6 @@ ngx_derp_backlog_kind(u_char *frame, size_t len)
 }
 
 
-/*
- * What comes next of the queue, to be written at once, and no more to be
- * dropped: a large frame as it is, small ones together.
- */
-
 ngx_uint_t
 ngx_derp_backlog_refill(ngx_derp_session_t *s)
 {
@@ -228,10 +223,7 @@ ngx_derp_backlog_dequeue(ngx_derp_outbox_t *out, ngx_derp_buf_t *prev)
 }
 
 
-/*
- * A blocked connection holds so much more, or less.  Those who have something
- * that can be dropped are listed by how much they hold.
- */
+/* Those who have something that can be dropped are listed by what they hold. */
 
 void
 ngx_derp_backlog_hold(ngx_derp_session_t *s, ssize_t size)
@@ -324,8 +316,8 @@ ngx_derp_backlog_drop_oldest(ngx_derp_session_t *s, ngx_uint_t kind,
 /* A packet that was counted as sent when it was appended. */
 
 static void
-ngx_derp_backlog_count(ngx_derp_session_t *s, size_t len,
-    ngx_uint_t kind, ngx_derp_drop_e reason)
+ngx_derp_backlog_count(ngx_derp_session_t *s, size_t len, ngx_uint_t kind,
+    ngx_derp_drop_e reason)
 {
     ngx_derp_counters_t  *counters;
 
@@ -365,7 +357,7 @@ ngx_derp_backlog_destroy(ngx_derp_session_t *s)
 
         if (buf->kind != NGX_DERP_CONTROL) {
             ngx_derp_backlog_count(s, buf->last - buf->pos, buf->kind,
-                                          NGX_DERP_DROP_GONE_DISCONNECTED);
+                                   NGX_DERP_DROP_GONE_DISCONNECTED);
         }
 
         ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);

@@ -413,6 +413,13 @@ ngx_derp_outbox_recv(ngx_derp_session_t *s, ngx_chain_t *in)
     c = s->connection;
 
     if (!s->seals) {
+
+        /* what readv() does for one buffer recv() does with less */
+
+        if (in->next == NULL) {
+            return c->recv(c, in->buf->last, in->buf->end - in->buf->last);
+        }
+
         return c->recv_chain(c, in, 0);
     }
 
@@ -432,6 +439,7 @@ static ngx_int_t
 ngx_derp_outbox_answer(ngx_derp_session_t *s, ngx_str_t *sealed)
 {
     ssize_t          n;
+    ngx_int_t        rc;
     ngx_derp_buf_t  *buf;
 
     if (ngx_derp_outbox_sealed(s)) {
@@ -453,22 +461,17 @@ ngx_derp_outbox_answer(ngx_derp_session_t *s, ngx_str_t *sealed)
 
     buf = s->out.blocked ? NULL : ngx_derp_outbox_untouch(&s->out);
 
-    if (ngx_derp_outbox_keep_sealed(s, sealed->data + n, sealed->len - n)
-        != NGX_OK)
-    {
-        n = NGX_ERROR;
-    }
-
-    if (!s->out.blocked) {
-        ngx_derp_outbox_block(s, buf ? buf->start : NULL,
-                              buf ? buf->start : NULL, buf ? buf->last : NULL);
-    }
+    rc = ngx_derp_outbox_keep_sealed(s, sealed->data + n, sealed->len - n);
 
     if (buf) {
+        ngx_derp_outbox_block(s, buf->start, buf->start, buf->last);
         ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
+
+    } else if (!s->out.blocked) {
+        ngx_derp_outbox_block(s, NULL, NULL, NULL);
     }
 
-    return n == NGX_ERROR ? NGX_ERROR : NGX_OK;
+    return rc;
 }
 
 
