@@ -381,3 +381,21 @@ w: nothing
 a: close
 w: gone a
 w: nothing
+
+
+=== TEST 25: ClosePeer from a worker to one that a reload has replaced, and back
+--- derp_relay
+mesh_key_file mesh.key;
+--- derp
+a1: connect key=a worker=1
+v: connect mesh worker=2
+reload
+w: connect mesh worker=1
+a$i: connect key=a worker=$i for i=2..5
+a1: sync
+w: close-peer a
+a$i: closed for i=1..5
+a$i: connect key=a worker=$i for i=1..2
+v: close-peer a
+a$i: closed for i=1..2
+v w: nothing

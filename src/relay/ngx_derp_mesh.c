@@ -32,6 +32,9 @@
 #define NGX_DERP_MESH_FEW        100
 #define NGX_DERP_MESH_RESTLESS   10000
 
+/* a relay with clients for whom there was no room is asked again, if ever */
+#define NGX_DERP_MESH_ASK_AGAIN  10000
+
 /* an old worker's link stays so long for a new one that does not come up */
 #define NGX_DERP_MESH_ORPHANED   30000
 
@@ -50,6 +53,7 @@ static void ngx_derp_mesh_tick_others(ngx_derp_link_t *link,
     ngx_derp_lease_e lease);
 static ngx_uint_t ngx_derp_mesh_ending(ngx_derp_link_t *link);
 static ngx_uint_t ngx_derp_mesh_needed(ngx_derp_relay_t *relay);
+static ngx_uint_t ngx_derp_mesh_asks_again(ngx_derp_link_t *link);
 static void ngx_derp_mesh_settle(ngx_derp_link_t *link);
 static void ngx_derp_mesh_leave(ngx_derp_line_t *line);
 static void ngx_derp_mesh_tick_line(ngx_derp_line_t *line);
@@ -187,7 +191,9 @@ ngx_derp_mesh_tick_ours(ngx_derp_link_t *link)
 {
     ngx_derp_mesh_settle(link);
 
-    if (link->line.restart && link->old.session == NULL) {
+    if ((link->line.restart || ngx_derp_mesh_asks_again(link))
+        && link->old.session == NULL)
+    {
 
         /* a new line first */
 
@@ -261,6 +267,21 @@ ngx_derp_mesh_needed(ngx_derp_relay_t *relay)
     }
 
     return clients > watchers;
+}
+
+
+/* A client is announced once in a line; when there is room a new one is made. */
+
+static ngx_uint_t
+ngx_derp_mesh_asks_again(ngx_derp_link_t *link)
+{
+    ngx_derp_line_t  *line;
+
+    line = &link->line;
+
+    return line->up && line->missed
+           && ngx_current_msec - line->answered >= NGX_DERP_MESH_ASK_AGAIN
+           && !ngx_derp_registry_full(&link->relay->region);
 }
 
 
@@ -455,9 +476,8 @@ ngx_derp_mesh_stop(ngx_derp_link_t *link, char *reason)
 void
 ngx_derp_mesh_exit(ngx_derp_relay_t *relay)
 {
-    ngx_uint_t           i, n;
-    ngx_derp_link_t     *link;
-    ngx_derp_session_t  *s[2];
+    ngx_uint_t        i;
+    ngx_derp_link_t  *link;
 
     if (relay->mesh == NULL) {
         return;
@@ -467,17 +487,6 @@ ngx_derp_mesh_exit(ngx_derp_relay_t *relay)
 
     for (i = 0; i < relay->mesh->links.nelts; i++) {
         ngx_derp_mesh_cancel(&link[i]);
-
-        s[0] = link[i].line.session;
-        s[1] = link[i].old.session;
-
-        for (n = 0; n < 2; n++) {
-            if (s[n]) {
-                ngx_derp_outbox_destroy(s[n]);
-                ngx_derp_dial_close(s[n]->connection);
-                ngx_free(s[n]);
-            }
-        }
 
         ngx_memzero(&link[i].line, sizeof(ngx_derp_line_t));
         ngx_memzero(&link[i].old, sizeof(ngx_derp_line_t));
@@ -825,9 +834,11 @@ ngx_derp_mesh_pong(ngx_derp_session_t *s, u_char *data)
 static ngx_int_t
 ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key)
 {
-    ngx_int_t  rc;
+    ngx_int_t         rc;
+    ngx_derp_line_t  *line;
 
-    ngx_derp_mesh_line(s)->told++;
+    line = ngx_derp_mesh_line(s);
+    line->told++;
 
     /* this link is a client over there, and none to be sent anything */
 
@@ -844,6 +855,7 @@ ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key)
     if (rc != NGX_OK) {
         ngx_derp_worker_complain(s->relay, "has no room for a mesh peer's "
                                  "client: increase its \"zone\"");
+        line->missed = 1;
         return NGX_OK;
     }
 

@@ -37,7 +37,8 @@ typedef struct {
     ngx_uint_t              told;       /* of so many clients, in this tick */
     unsigned                pong:1;     /* it has */
     unsigned                up:1;       /* it has told of all, we take it */
-    unsigned                restart:1;  /* it asks for another link */
+    unsigned                restart:1;  /* another one is to take its place */
+    unsigned                missed:1;   /* of some clients, for want of room */
     unsigned                leaving:1;  /* gets nothing new */
     unsigned                shut:1;     /* has sent all that it had */
 } ngx_derp_line_t;
@@ -91,7 +92,7 @@ struct ngx_derp_mesh_s {
  */
 void ngx_derp_mesh_tick(ngx_derp_relay_t *relay);
 
-/* Ends all links of this worker, which exits. */
+/* Forgets all links of this worker, which exits; their sessions stay. */
 void ngx_derp_mesh_exit(ngx_derp_relay_t *relay);
 
 /* The connection of a link is there and upgraded, and is the session's now. */

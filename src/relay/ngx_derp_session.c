@@ -6,6 +6,7 @@
 
 #include "ngx_derp_session.h"
 #include "ngx_derp_client.h"
+#include "ngx_derp_dial.h"
 #include "ngx_derp_exchange.h"
 #include "ngx_derp_heard.h"
 #include "ngx_derp_lock.h"
@@ -58,6 +59,7 @@ static void ngx_derp_session_keep(ngx_derp_session_t *s, u_char *p,
 static void ngx_derp_session_put_in(ngx_derp_session_t *s);
 static void ngx_derp_session_resume(ngx_derp_session_t *s);
 static ngx_uint_t ngx_derp_session_denied(ngx_derp_relay_t *relay);
+static void ngx_derp_session_end(ngx_derp_session_t *s);
 static void ngx_derp_session_unregister(ngx_derp_session_t *s);
 static ngx_int_t ngx_derp_session_remove(ngx_derp_session_t *s);
 static void ngx_derp_session_free(ngx_derp_session_t *s, ngx_int_t rc);
@@ -723,6 +725,24 @@ ngx_derp_session_discard(ngx_derp_relay_t *relay)
     ngx_queue_t         *q, *next;
     ngx_derp_session_t  *s;
 
+    while (!ngx_queue_empty(&relay->all)) {
+        q = ngx_queue_head(&relay->all);
+        s = ngx_queue_data(q, ngx_derp_session_t, queue);
+
+        ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_SHUTDOWN);
+        ngx_derp_session_fail(s, "worker is shutting down");
+        ngx_derp_session_end(s);
+
+        if (s->linked) {
+            ngx_derp_dial_close(s->connection);
+
+        } else {
+            relay->close(s->connection);
+        }
+
+        ngx_free(s);
+    }
+
     for (q = ngx_queue_head(&relay->denied);
          q != ngx_queue_sentinel(&relay->denied);
          q = next)
@@ -845,7 +865,31 @@ ngx_derp_session_login_fails(ngx_derp_session_t *s, ngx_derp_login_e reason)
 void
 ngx_derp_session_close(ngx_derp_session_t *s)
 {
-    ngx_int_t          rc;
+    ngx_int_t  rc;
+
+    ngx_derp_session_end(s);
+
+    /* off the registry, which is to be before the client can come again */
+
+    s->removed = 0;
+    rc = ngx_derp_session_remove(s);
+
+    if (s->linked) {
+        ngx_derp_mesh_closed(s);
+
+    } else {
+        s->relay->close(s->connection);
+    }
+
+    ngx_derp_session_free(s, rc);
+}
+
+
+/* All but its place in the registry, its connection and itself. */
+
+static void
+ngx_derp_session_end(ngx_derp_session_t *s)
+{
     ngx_connection_t  *c;
     ngx_derp_relay_t  *relay;
 
@@ -876,11 +920,6 @@ ngx_derp_session_close(ngx_derp_session_t *s)
 
     ngx_derp_session_log_end(s);
 
-    /* off the registry, which is to be before the client can come again */
-
-    s->removed = 0;
-    rc = ngx_derp_session_remove(s);
-
     /* the connection may take a while to close, and logs without a session */
 
     c->log->handler = NULL;
@@ -888,15 +927,6 @@ ngx_derp_session_close(ngx_derp_session_t *s)
     if (c->ssl) {
         c->ssl->no_wait_shutdown = 1;
     }
-
-    if (s->linked) {
-        ngx_derp_mesh_closed(s);
-
-    } else {
-        relay->close(c);
-    }
-
-    ngx_derp_session_free(s, rc);
 }
 
 

@@ -230,8 +230,9 @@ ngx_derp_worker_add_bell(void)
 
 
 /*
- * On a graceful exit the clients have gone, on a fast one they go with the
- * process: either way what the zones say of this worker goes here.
+ * On a graceful exit the clients have gone, on a fast one they go here, before
+ * nginx complains of open connections: either way what the zones say of this
+ * worker goes, too.
  */
 
 void
@@ -258,6 +259,7 @@ ngx_derp_worker_exit(void)
 
     for (i = 0; i < ngx_derp_worker.joined; i++) {
         ngx_derp_mesh_exit(relay[i]);
+        ngx_derp_session_discard(relay[i]);
         ngx_derp_zone_leave(&relay[i]->region);
         ngx_derp_worker_leave(relay[i]);
     }
@@ -272,12 +274,9 @@ ngx_derp_worker_exit(void)
 }
 
 
-/* What sessions there still are is not looked at any more. */
-
 static void
 ngx_derp_worker_leave(ngx_derp_relay_t *relay)
 {
-    ngx_derp_session_discard(relay);
     ngx_derp_exchange_destroy(relay);
     ngx_derp_heard_destroy(relay);
 

@@ -43,7 +43,7 @@ func TestKills(t *testing.T) {
 			}
 		}
 		want := tr.keys()
-		want[over.from.key] = true
+		over.addTo(want)
 		for _, o := range observers {
 			want[o.key] = true
 		}

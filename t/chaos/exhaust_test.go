@@ -13,10 +13,11 @@ import (
 	"tailscale.com/types/key"
 )
 
-// fillUp logs clients in until three in a row are refused.
+// fillUp logs clients in until some in a row are refused, so that no worker has
+// room.
 func fillUp(t *testing.T, s *server, most int) (in []*raw) {
 	t.Helper()
-	for refused := 0; refused < 3; {
+	for refused := 0; refused < 3*s.conf.workers; {
 		c, err := loginRaw(s.addr(plain4), 0, 0, time.Second)
 		if err != nil {
 			refused++
@@ -46,17 +47,33 @@ func empty(t *testing.T, s *server, in []*raw) {
 }
 
 // exhaust fills the server and empties it, time and again, beside other
-// clients that notice nothing; line is what the log says of it.
-func exhaust(t *testing.T, f *form, s *server, most int, line string) {
+// clients that notice nothing, and a link that is lost meanwhile and comes back;
+// line is what the log says of it.
+func exhaust(t *testing.T, f *form, s *server, peer *fakePeer, most int, line string) {
 	t.Helper()
+	s.allow(`derp_relay "main".*(link|mesh peer)`, `while dialing`)
+	remote := newRemote(t, peer)
 	tr := newTraffic(t, s, 30, 25*time.Millisecond)
+	remote.awaitReachable(tr)
 	got := 0
 	for f.more() {
 		in := fillUp(t, s, most)
 		got = max(got, len(in))
 		tr.settle()
+		other := remote.another() // for whom there may be no room now
+		remote.awaitReachable(tr)
 		empty(t, s, in)
 		tr.settle()
+		remote.awaitReachableAs(tr, other)
+
+		in = fillUp(t, s, most)
+		lost := s.count("has lost its link")
+		remote.cut()
+		eventually(t, "the link to be lost", func() bool { return s.count("has lost its link") > lost })
+		in = append(in, fillUp(t, s, most)...)
+		empty(t, s, in)
+		tr.settle()
+		remote.awaitReachable(tr)
 	}
 	n := s.count(line)
 	if n == 0 {
@@ -68,23 +85,28 @@ func exhaust(t *testing.T, f *form, s *server, most int, line string) {
 
 func TestConnectionsExhausted(t *testing.T) {
 	f := rounds(t, 3, 1, 20)
-	s := start(t, conf{workers: 1, connections: 128})
+	peer := newFakePeer(t, "mesh peer", sharedCert())
+	s := start(t, conf{workers: 2, connections: 128, inRelay: meshWithPeer(peer)})
 	s.allow(`\[alert\].* 128 worker_connections are not enough`)
-	exhaust(t, f, s, 128, "worker_connections are not enough")
+	exhaust(t, f, s, peer, 256, "worker_connections are not enough")
 }
 
 func TestDescriptorsExhausted(t *testing.T) {
-	f := rounds(t, 2, 1, 10)
-	s := start(t, conf{workers: 1, inMain: "worker_rlimit_nofile 230;"})
-	s.allow(`\[crit\].* accept4\(\) failed \(24: Too many open files\)`)
-	exhaust(t, f, s, 128, "Too many open files")
+	f := rounds(t, 1, 1, 10)
+	peer := newFakePeer(t, "mesh peer", sharedCert())
+	s := start(t, conf{workers: 2, inMain: "worker_rlimit_nofile 230;", inRelay: meshWithPeer(peer)})
+	s.allow(`\[crit\].* accept4\(\) failed \(24: Too many open files\)`,
+		`\[alert\].* socket\(\) failed \(24: Too many open files\)`)
+	exhaust(t, f, s, peer, 256, "Too many open files")
 }
 
 func TestZoneFull(t *testing.T) {
 	f := rounds(t, 1, 2, 3)
-	s := start(t, conf{workers: 2, connections: 16000, zone: "4m", inMain: "worker_rlimit_nofile 20000;"})
-	s.allow(`\[error\].* has no room for another client: increase its "zone"`)
-	exhaust(t, f, s, 18000, "increase its")
+	peer := newFakePeer(t, "mesh peer", sharedCert())
+	s := start(t, conf{workers: 2, connections: 16000, zone: "4m", inMain: "worker_rlimit_nofile 20000;",
+		inRelay: meshWithPeer(peer)})
+	s.allow(`\[error\].* has no room for (another client|a mesh peer's client|a link): increase its "zone"`)
+	exhaust(t, f, s, peer, 18000, "increase its")
 	if n, most := s.count("increase its"), 2*(1+int(time.Since(f.started).Seconds())/10); n > most {
 		t.Errorf("%d lines about it in the log, at most %d were expected", n, most)
 	}

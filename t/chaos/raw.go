@@ -23,6 +23,7 @@ import (
 type raw struct {
 	net.Conn
 	br   *bufio.Reader
+	derp *derp.Client // once it is logged in
 	priv key.NodePrivate
 	key  key.NodePublic
 }
@@ -104,11 +105,11 @@ func (r *raw) login() (err error) {
 	if r.br, err = switchProtocols(r.Conn); err != nil {
 		return err
 	}
-	c, err := derp.NewClient(r.priv, r.Conn, bufio.NewReadWriter(r.br, bufio.NewWriterSize(r.Conn, 512)), logger.Discard)
+	r.derp, err = derp.NewClient(r.priv, r.Conn, bufio.NewReadWriter(r.br, bufio.NewWriterSize(r.Conn, 512)), logger.Discard)
 	if err != nil {
 		return err
 	}
-	_, err = c.Recv()
+	_, err = r.derp.Recv()
 	return err
 }
 

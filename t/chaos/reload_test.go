@@ -34,7 +34,6 @@ func TestReloads(t *testing.T) {
 	remote := newRemote(t, peer)
 	remote.awaitReachable(tr)
 	over := newCrossing(t, s, remote)
-	sender := &observer{client: over.from, pid: over.pid}
 	watchers := []*observer{observe(t, s, 0)}
 	turn := 0
 	for f.more() {
@@ -57,7 +56,7 @@ func TestReloads(t *testing.T) {
 		}
 		watchers = append(watchers, observe(t, s, f.rounds))
 		want := tr.keys()
-		want[sender.key] = true
+		over.addTo(want)
 		for _, w := range watchers {
 			want[w.key] = true
 		}
@@ -69,7 +68,7 @@ func TestReloads(t *testing.T) {
 			watchers = watchers[1:]
 		}
 		duplicateAcross(t, s, f.rounds)
-		s.goneBut(t, tr, append(watchers, sender))
+		s.goneBut(t, tr, append(over.parties(), watchers...))
 	}
 	crossed := over.check()
 	over.end()
@@ -81,6 +80,19 @@ func TestReloads(t *testing.T) {
 	s.reload(t)
 	tr.leave(allSeats(n)...)
 	s.awaitGone(t, s.retired)
+	// What they had in the zone is free again: each worker has its slot, and at
+	// most a channel to each other one.
+	var u usage
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("of the zone is in use: %+v", u)
+		}
+	})
+	eventually(t, "the zone to be as it was at first", func() bool {
+		u = s.usage(t)
+		return u.Slots.Used == firstWorkers && u.Clients == 0 && u.Keys == 0 &&
+			u.Channels.Used <= firstWorkers*(firstWorkers-1)
+	})
 	// The master lets go of a worker's descriptors after it has reaped it.
 	eventually(t, fmt.Sprintf("the master to hold no more than %+v", before), func() bool {
 		after := footprintOf(t, s.proc.pid())

@@ -24,8 +24,9 @@ type remote struct {
 	mu    sync.Mutex
 	links int
 	last  *link
-	got   atomic.Uint64 // the last number that reached it
-	over  *crossing     // what takes the longer packets, or nil
+	other key.NodePublic // of another client there, or zero
+	got   atomic.Uint64  // the last number that reached it
+	over  *crossing      // what takes the longer packets, or nil
 	more  chan struct{}
 }
 
@@ -33,7 +34,7 @@ func newRemote(t *testing.T, p *fakePeer) *remote {
 	r := &remote{t: t, peer: p, key: key.NewNode().Public(), more: make(chan struct{}, 1)}
 	nameKey(r.key, "the remote client")
 	p.taken = func(f forward) bool {
-		if f.dst == r.key && len(f.data) == 8 {
+		if len(f.data) == 8 {
 			r.got.Store(binary.BigEndian.Uint64(f.data))
 			select {
 			case r.more <- struct{}{}:
@@ -45,16 +46,16 @@ func newRemote(t *testing.T, p *fakePeer) *remote {
 		over := r.over
 		r.mu.Unlock()
 		if over != nil && f.dst == r.key && len(f.data) == 16 {
-			over.arrived(binary.BigEndian.Uint64(f.data))
+			over.arrived(&over.there, f.data)
 		}
 		return true
 	}
-	p.greet = func(l *link) { l.tell(r.key) } // before it answers any ping
+	p.greet = r.greet // before it answers any ping
 	go func() {
 		for {
 			select {
 			case l := <-p.links:
-				l.tell(r.key) // the first may have been there before this
+				r.greet(l) // the first may have been there before this
 				r.mu.Lock()
 				r.links++
 				r.last = l
@@ -65,6 +66,27 @@ func newRemote(t *testing.T, p *fakePeer) *remote {
 		}
 	}()
 	return r
+}
+
+func (r *remote) greet(l *link) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.tell(r.key)
+	if !r.other.IsZero() {
+		l.tell(r.other)
+	}
+}
+
+// another announces another client there, and all the time from now on.
+func (r *remote) another() key.NodePublic {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.other = key.NewNode().Public()
+	nameKey(r.other, "another remote client")
+	if r.last != nil {
+		r.last.tell(r.other)
+	}
+	return r.other
 }
 
 // cut ends the link, which the relay is to make anew.
@@ -83,11 +105,16 @@ var numbers atomic.Uint64
 // something arrives there.
 func (r *remote) awaitReachable(tr *traffic) {
 	r.t.Helper()
+	r.awaitReachableAs(tr, r.key)
+}
+
+func (r *remote) awaitReachableAs(tr *traffic, k key.NodePublic) {
+	r.t.Helper()
 	deadline := time.After(patience)
 	from := tr.living()[0]
 	for {
 		num := numbers.Add(1)
-		if err := from.conn.Send(r.key, binary.BigEndian.AppendUint64(nil, num)); err != nil {
+		if err := from.conn.Send(k, binary.BigEndian.AppendUint64(nil, num)); err != nil {
 			r.t.Errorf("%s sends to the remote client: %v", from.name, err)
 			return
 		}

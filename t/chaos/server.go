@@ -1,7 +1,9 @@
 package interop
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -116,7 +118,8 @@ http {
 		}
 		b.WriteString(";\n")
 	}
-	fmt.Fprintf(&b, "        location /derp { derp main; }\n%s\n    }\n}\n", c.inServer)
+	fmt.Fprintf(&b, "        location /derp { derp main; }\n"+
+		"        location /status { derp_status main; }\n%s\n    }\n}\n", c.inServer)
 	return b.String()
 }
 
@@ -308,6 +311,25 @@ func (s *server) checkLog(t testing.TB) {
 	if bad > 10 {
 		t.Errorf("in nginx's log: %d more such lines", bad-10)
 	}
+}
+
+// A usage is what of a zone is in use, as derp_status says.
+type usage struct {
+	Slots, Channels, Inboxes struct{ Used, Free int }
+	Clients, Keys            int
+}
+
+func (s *server) usage(t testing.TB) (u usage) {
+	t.Helper()
+	resp, err := http.Get("http://" + s.addr(plain4) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&u); err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 // A footprint is what a process holds.

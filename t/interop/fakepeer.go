@@ -63,8 +63,13 @@ type link struct {
 
 func newFakePeer(t testing.TB, name string, cert *certificate) *fakePeer {
 	t.Helper()
+	return newFakePeerAt(t, name, cert, reserveAddr(t, plain4))
+}
+
+func newFakePeerAt(t testing.TB, name string, cert *certificate, addr string) *fakePeer {
+	t.Helper()
 	p := &fakePeer{
-		name: name, priv: key.NewNode(), addr: reserveAddr(t, plain4), cert: cert.pair,
+		name: name, priv: key.NewNode(), addr: addr, cert: cert.pair,
 		links: make(chan *link, 16), stop: make(chan struct{}),
 	}
 	p.listen(t)

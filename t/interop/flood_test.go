@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -47,6 +48,11 @@ func appendFrame(b []byte, typ derp.FrameType, body []byte) []byte {
 
 // enter logs in, with a receive buffer of so many bytes if that is not 0.
 func (l login) enter(addr string, rcvbuf int) (net.Conn, *bufio.Reader, error) {
+	return l.enterBy(addr, rcvbuf, nil)
+}
+
+// enterBy is enter by TLS, if there is a configuration of it.
+func (l login) enterBy(addr string, rcvbuf int, secure *tls.Config) (net.Conn, *bufio.Reader, error) {
 	d := net.Dialer{Timeout: patience, Control: func(_, _ string, c syscall.RawConn) (err error) {
 		if rcvbuf > 0 {
 			c.Control(func(fd uintptr) {
@@ -58,6 +64,9 @@ func (l login) enter(addr string, rcvbuf int) (net.Conn, *bufio.Reader, error) {
 	conn, err := d.Dial("tcp", addr)
 	if err != nil {
 		return nil, nil, err
+	}
+	if secure != nil {
+		conn = tls.Client(conn, secure)
 	}
 	conn.SetDeadline(time.Now().Add(patience))
 	br := bufio.NewReaderSize(conn, 2048)
@@ -99,6 +108,7 @@ func (l login) logIn(conn net.Conn, br *bufio.Reader) error {
 type crowded struct {
 	t      *testing.T
 	addr   string
+	secure string // by TLS
 	narrow string
 	base   []net.Conn
 	keys   map[key.NodePublic]bool // that are there in the end
@@ -175,10 +185,14 @@ type view struct {
 
 func (c *crowded) watch(l login, slow bool) (*view, *bufio.Reader, error) {
 	addr, rcvbuf := c.addr, 0
-	if slow {
+	var secure *tls.Config
+	switch {
+	case slow:
 		addr, rcvbuf = c.narrow, 4096
+	case c.floods.Load()%2 == 0:
+		addr, secure = c.secure, &tls.Config{RootCAs: sharedCert().pool, ServerName: tls4.host()}
 	}
-	conn, br, err := l.enter(addr, rcvbuf)
+	conn, br, err := l.enterBy(addr, rcvbuf, secure)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -281,15 +295,16 @@ func (c *crowded) stare(l login, slow bool) {
 }
 
 // Twenty thousand clients log in and out while watchers come at any time, some
-// of which read so slowly that it goes on all through their flood.  None is
-// ever told what it was told before, or is left with a wrong picture.
+// by TLS, and some of which read so slowly that it goes on all through their
+// flood; and nginx reloads meanwhile.  None is ever told what it was told before,
+// or is left with a wrong picture.
 func TestWatchFlood(t *testing.T) {
 	oursOnly(t, "it tells some things twice")
-	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
+	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
 		const stay, groups, starers, glancers = 500, 8, 8, 4
 		total := 20000
-		if workers == 1 {
-			total = 2000
+		if workers != 2 {
+			total = 4000
 		}
 		c := &crowded{t: t, narrow: reserveAddr(t, plain4), keys: map[key.NodePublic]bool{}, done: make(chan struct{})}
 		reuse := ""
@@ -298,7 +313,7 @@ func TestWatchFlood(t *testing.T) {
 		}
 		r := startNginx(t, options{workers: workers, mesh: true, inHTTP: fmt.Sprintf(
 			"server { listen %s sndbuf=8k%s; location /derp { derp main; } }", c.narrow, reuse)})
-		c.addr = r.addr(plain4)
+		c.addr, c.secure = r.addr(plain4), r.addr(tls4)
 		server := serverKey(t, r)
 		c.settleDown(server, stay)
 		t.Cleanup(func() {
@@ -324,6 +339,10 @@ func TestWatchFlood(t *testing.T) {
 		}
 		for range groups {
 			churning.Go(func() { c.comeAndGo(server, total/groups) })
+		}
+		for i := range 2 {
+			eventually(t, "some to have come", func() bool { return c.logins.Load() > int64((i+1)*total/3) })
+			r.reload(t)
 		}
 		churning.Wait()
 		close(c.done)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -189,6 +190,35 @@ func (r *relay) setRelayLines(t *testing.T, lines string) {
 	r.opts.inRelay = lines
 	r.configure(t)
 	r.reload(t)
+}
+
+// A stop is at once: nobody is told or waited for, and the log has no complaint.
+func TestStop(t *testing.T) {
+	oursOnly(t, "it knows no other end")
+	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
+		y := newFakePeer(t, "y", sharedCert())
+		r := startNginx(t, options{workers: workers, meshWith: []string{y.addr}})
+		l := y.awaitLink(t)
+		all := []*client{connect(t, r, "old", on(0), via(tls4))}
+		r.reload(t)
+		w := connect(t, r, "w", watching, on(0))
+		for i := range 4 {
+			all = append(all, connect(t, r, fmt.Sprint(i), on(i), via(transports[i])))
+		}
+		everyPair(t, all...)
+		r.end(t, syscall.SIGTERM)
+		for _, c := range append(all, w) {
+			c.wantEnd(t)
+		}
+		for _, c := range all {
+			for _, m := range c.pending() { // some workers end a little before others
+				if _, ok := m.(derp.PeerGoneMessage); !ok {
+					t.Errorf("%s was told %s", c.name, describe(m))
+				}
+			}
+		}
+		l.awaitEnd(t)
+	})
 }
 
 // Before it stops, the relay tells its clients when to come back, and lets them

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
 	"tailscale.com/derp"
 	"tailscale.com/types/key"
 )
@@ -115,7 +116,7 @@ func TestLinkOneHop(t *testing.T) {
 // Of two peers with a key the first to have announced it is used, and its
 // clients hear of its departure when it is with neither.
 func TestLinkFirstAnnounced(t *testing.T) {
-	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
+	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
 		y, z := newFakePeer(t, "y", sharedCert()), newFakePeer(t, "z", sharedCert())
 		r := startTarget(t, options{workers: workers, meshWith: []string{y.addr, z.addr}})
 		ly, lz, u := y.awaitLink(t), z.awaitLink(t), newRemote("u")
@@ -209,6 +210,21 @@ func TestLinkLocalFirst(t *testing.T) {
 		l.sync(t, c2)
 		fence(t, c2, u)
 		u.close()
+		c2.want(t, gone(u))
+
+		// It is here twice, and there; and leaves in that order.
+		u = connect(t, r, "u", as(priv), on(0))
+		again := connect(t, r, "u", as(priv), on(1))
+		l.present(t, u.key)
+		l.sync(t, c2)
+		fence(t, c2, again)
+		fence(t, again, c2)
+		again.close()
+		reaches(t, c2, u)
+		u.close()
+		l.reaches(t, c2, u.key)
+		fence(t, c2, c2) // and is not gone
+		l.gone(t, u.key, derp.PeerGoneReasonDisconnected)
 		c2.want(t, gone(u))
 	})
 }
@@ -513,7 +529,7 @@ func TestLinkSelf(t *testing.T) {
 	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
 		y := newFakePeer(t, "y", sharedCert())
 		r := startTarget(t, options{workers: workers, meshWith: []string{"self", y.addr}})
-		p, k := watchLoop(t, r, "w", 0)
+		p, k := watchLoop(t, r, "w", on(0))
 		l, u := y.awaitLink(t), newRemote("u")
 		if r.isNginx {
 			r.awaitDialers(t, r.meshAddr(), 0)
@@ -549,6 +565,21 @@ func TestLinkVerifies(t *testing.T) {
 		startNginx(t, options{workers: 2, meshWith: []string{y.addr}, inRelay: "mesh_ssl_name localhost;"})
 		y.awaitLink(t)
 	})
+	root, chain := newChain(2)
+	for depth, trusted := range map[int]bool{1: false, 2: true} {
+		t.Run(fmt.Sprintf("two between, depth %d", depth), func(t *testing.T) {
+			y := newFakePeer(t, "y", chain)
+			dir := workDir(t, "root")
+			writeFile(t, dir+"/root.pem", root.certPEM, 0o644)
+			r := startNginx(t, options{workers: 2, meshWith: []string{y.addr}, inRelay: fmt.Sprintf(
+				"mesh_ssl_trusted_certificate %s/root.pem; mesh_ssl_verify_depth %d;", dir, depth)})
+			if trusted {
+				y.awaitLink(t)
+			} else {
+				r.awaitRefusal(t, y)
+			}
+		})
+	}
 	t.Run("off", func(t *testing.T) {
 		y := newFakePeer(t, "y", stranger)
 		startNginx(t, options{workers: 2, meshWith: []string{y.addr}, inRelay: "mesh_ssl_verify off;"})
@@ -578,18 +609,34 @@ func (r *relay) awaitRefusal(t *testing.T, y *fakePeer) {
 func TestLinkName(t *testing.T) {
 	oursOnly(t, "it asks the system's resolver")
 	t.Parallel()
-	dns := newNameServer(t, "127.0.0.2") // nobody listens there
-	y := newFakePeer(t, "y", sharedCert())
-	_, port, _ := strings.Cut(y.addr, ":")
-	startNginx(t, options{
-		workers: 2, meshWith: []string{peerName + ":" + port},
-		inHTTP: fmt.Sprintf("resolver %s valid=1s ipv6=off;", dns.addr),
-	})
-	select {
-	case <-dns.asked:
-	case <-time.After(patience):
-		t.Fatalf("the name is not looked up in %v", patience)
+	for _, c := range []struct {
+		name          string
+		before, after answer
+		at            transport
+		inHTTP        string
+	}{
+		{"moved", answer{addrs: []string{"127.0.0.2"}}, answer{addrs: []string{"127.0.0.1"}}, plain4, "ipv6=off"},
+		{"unknown at first", answer{rcode: dnsmessage.RCodeNameError}, answer{addrs: []string{"127.0.0.1"}}, plain4, ""},
+		{"no answer at first", answer{silent: true}, answer{addrs: []string{"127.0.0.1"}}, plain4, ""},
+		{"IPv6", answer{}, answer{addrs: []string{"::1"}}, plain6, ""},
+		{"one of several", answer{}, answer{addrs: []string{"127.0.0.2", "127.0.0.3", "127.0.0.1"}}, plain4, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dns := newNameServer(t, c.before)
+			y := newFakePeerAt(t, "y", sharedCert(), reserveAddr(t, c.at))
+			_, port, _ := net.SplitHostPort(y.addr)
+			startNginx(t, options{
+				workers: 2, meshWith: []string{net.JoinHostPort(peerName, port)},
+				inHTTP: fmt.Sprintf("resolver %s valid=1s %s; resolver_timeout 1s;", dns.addr, c.inHTTP),
+			})
+			select {
+			case <-dns.asked:
+			case <-time.After(patience):
+				t.Fatalf("the name is not looked up in %v", patience)
+			}
+			dns.set(c.after)
+			y.awaitLink(t)
+		})
 	}
-	dns.set("127.0.0.1")
-	y.awaitLink(t)
 }

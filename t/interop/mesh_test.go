@@ -2,6 +2,7 @@ package interop
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,8 +74,8 @@ func TestMeshPresence(t *testing.T) {
 	ourKey, theirKey := serverKey(t, g.ours), serverKey(t, g.theirs)
 	nameKey(ourKey, "our server")
 	nameKey(theirKey, "their server")
-	atOurs, w1 := watchLoop(t, g.ours, "at ours", 0)
-	atTheirs, w2 := watchLoop(t, g.theirs, "at theirs", 0)
+	atOurs, w1 := watchLoop(t, g.ours, "at ours", on(0))
+	atTheirs, w2 := watchLoop(t, g.theirs, "at theirs")
 	a, b := connect(t, g.ours, "a", on(1)), connect(t, g.theirs, "b")
 	linkUp(t, a, b)
 	atOurs.wantExactly(t, w1, theirKey, a.key)
@@ -164,6 +165,23 @@ func TestMeshPeerKilled(t *testing.T) {
 	linkUp(t, a, b)
 	b.close()
 	goneAgain(t, b, a)
+}
+
+// Ours is stopped and comes back, as nginx is when it is restarted.
+func TestMeshRestarted(t *testing.T) {
+	oursOnly(t, "it is killed in another test")
+	t.Parallel()
+	g := startRegion(t, 2)
+	priv := key.NewNode()
+	a, b := connect(t, g.ours, "a", as(priv), on(0)), connect(t, g.theirs, "b")
+	linkUp(t, a, b)
+	g.ours.stopAndStart(t, syscall.SIGTERM)
+	a.wantEnd(t)
+	b.want(t, gone(a))
+	a = connect(t, g.ours, "a", as(priv), on(1))
+	linkUp(t, a, b) // when derper tries again, after 5 s
+	b.close()
+	a.want(t, gone(b))
 }
 
 // The worker that has our link dies.
@@ -256,6 +274,7 @@ func TestRing(t *testing.T) {
 	for _, c := range []*client{x, y, z} {
 		c.pending() // it may have been told that others were gone for a while
 	}
+	everyPair(t, x, y, z) // and has it heard of them since
 	x.close() // derper tells it of nobody twice
 	y.want(t, gone(x))
 	z.want(t, gone(x))
@@ -269,6 +288,48 @@ func TestRing(t *testing.T) {
 	y.want(t, gone(z))
 	y.close()
 	x.want(t, gone(y))
+}
+
+// In a ring a link is cut and mended, and derper dies and comes back: what the
+// other links carry is not disturbed, and in the end all is as it was.
+func TestRingCut(t *testing.T) {
+	t.Parallel()
+	at := []string{reserveAddr(t, tls4), reserveAddr(t, tls4), reserveAddr(t, tls4)}
+	toN2, toDerper := newCable(t, at[1]), newCable(t, at[2])
+	n1 := startTarget(t, options{name: "n1", workers: 2, at: at[0], meshWith: []string{toN2.addr, toDerper.addr}})
+	n2 := startTarget(t, options{name: "n2", workers: 2, at: at[1], meshWith: []string{at[0], at[2]}})
+	d := startDerper(t, options{name: "derper", at: at[2], meshWith: []string{at[0], at[1]}})
+	x, y, z := connect(t, d, "x"), connect(t, n1, "y", on(0)), connect(t, n2, "z", on(1))
+	linkUp(t, x, y)
+	linkUp(t, y, z)
+	linkUp(t, z, x)
+
+	for _, cut := range []struct {
+		*cable
+		far, near *client
+	}{{toN2, z, x}, {toDerper, x, z}} {
+		cut.cut()
+		y.want(t, gone(cut.far))
+		y.send(t, cut.far.key, discoPacket()) // it does not go by the third
+		y.want(t, notHere(cut.far.key))
+		everyPair(t, x, z)
+		fence(t, cut.far, y)
+		fence(t, y, cut.near)
+		cut.mend(t)
+		linkUp(t, y, cut.far)
+		everyPair(t, x, y, z)
+	}
+
+	d.killDerper(t)
+	x.wantEnd(t)
+	y.want(t, gone(x))
+	z.want(t, gone(x))
+	everyPair(t, y, z)
+	d.launchDerper(t)
+	x = connect(t, d, "x")
+	linkUp(t, x, y)
+	linkUp(t, z, x)
+	everyPair(t, x, y, z)
 }
 
 // ringMove has one key at two relays: it leaves when it has left both, and is

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -118,14 +119,34 @@ func newCertificate() *certificate {
 	return c
 }
 
-func makeCertificate() (*certificate, error) {
+func makeCertificate() (*certificate, error) { return issueCertificate(nil) }
+
+// newChain is a certificate with so many others between it and its root.
+func newChain(between int) (root, leaf *certificate) {
+	root = newCertificate()
+	issuer := root
+	for range between + 1 {
+		c, err := issueCertificate(issuer)
+		if err != nil {
+			panic(err)
+		}
+		if issuer != root {
+			c.pair.Certificate = append(c.pair.Certificate, issuer.pair.Certificate...)
+		}
+		issuer = c
+	}
+	return root, issuer
+}
+
+// issueCertificate makes one that the issuer has signed, or else it itself.
+func issueCertificate(issuer *certificate) (*certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: "ngx_derp interop"},
+		Subject:               pkix.Name{CommonName: fmt.Sprint("ngx_derp interop ", rand.Text())},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
@@ -135,7 +156,11 @@ func makeCertificate() (*certificate, error) {
 		DNSNames:              []string{"localhost", peerName},
 		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	parent, signer := tmpl, crypto.PrivateKey(key)
+	if issuer != nil {
+		parent, signer = issuer.pair.Leaf, issuer.pair.PrivateKey
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, signer)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,14 @@ func startNginx(t testing.TB, o options) *relay {
 		r.reserve(t, tr)
 	}
 	r.configure(t)
+	r.launchNginx(t)
+	r.onFailure(t)
+	t.Cleanup(func() { r.stopNginx(t) })
+	return r
+}
+
+func (r *relay) launchNginx(t testing.TB) {
+	t.Helper()
 	bin, err := nginxBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -38,10 +46,7 @@ func startNginx(t testing.TB, o options) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.onFailure(t)
-	t.Cleanup(func() { r.stopNginx(t) })
-	r.workers = r.awaitWorkers(t, 0, o.workers)
-	return r
+	r.workers = r.awaitWorkers(t, 0, r.opts.workers)
 }
 
 // configure writes nginx.conf, from the options as they are now.
@@ -183,6 +188,35 @@ func (r *relay) killWorker(t testing.TB, i int) {
 	born := r.awaitWorkers(t, mark, 1)
 	r.workers[i] = born[0]
 	r.retired = append(r.retired, dead)
+}
+
+// killRetired kills a worker of those that have been replaced.
+func (r *relay) killRetired(t testing.TB, i int) {
+	t.Helper()
+	if err := syscall.Kill(r.retired[i], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.kills++
+}
+
+// stopAndStart ends nginx by a signal, with the clients that it has, and starts
+// it anew as it was.
+func (r *relay) stopAndStart(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	r.end(t, sig)
+	r.checkLog(t)
+	r.quitting, r.kills, r.retired = false, 0, nil
+	r.launchNginx(t)
+}
+
+// end has nginx go, at once or when its clients have gone.
+func (r *relay) end(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	r.quitting = true
+	r.proc.signal(t, sig)
+	if err := r.proc.awaitExit(); err != nil {
+		t.Fatalf("nginx after %v: %v", sig, err)
+	}
 }
 
 // quit asks nginx to stop gracefully: it goes when its clients have gone.

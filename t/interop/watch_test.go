@@ -133,14 +133,19 @@ func TestBadFrames(t *testing.T) {
 	})
 }
 
-// ClosePeer closes all connections of a key, wherever they are.
+// ClosePeer closes all connections of a key, wherever they are: on each worker,
+// and on one that a reload has replaced.
 func TestClosePeer(t *testing.T) {
 	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
 		r := startTarget(t, options{workers: workers, mesh: true})
 		m, bystander := connect(t, r, "m", inMesh, on(0)), connect(t, r, "bystander", on(1))
 		priv := key.NewNode()
-		var targets []*client
-		for i := range 3 {
+		targets := []*client{connect(t, r, "target", as(priv), on(1))}
+		if r.isNginx {
+			r.reload(t)
+			m = connect(t, r, "m", inMesh, on(0))
+		}
+		for i := range max(2, workers) {
 			targets = append(targets, connect(t, r, "target", as(priv), on(i)))
 		}
 		fence(t, targets[0], bystander)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ import (
 
 // A picture is what a watcher believes, by the official client's watch loop.
 type picture struct {
-	name string
+	name  string
+	fails atomic.Bool // its connection is to be lost
 
 	mu    sync.Mutex
 	there map[key.NodePublic]bool
@@ -28,23 +30,31 @@ type picture struct {
 }
 
 // watchLoop watches in the way that derper and other tools do.
-func watchLoop(t *testing.T, r *relay, name string, worker int) (*picture, key.NodePublic) {
+func watchLoop(t *testing.T, r *relay, name string, opts ...setting) (*picture, key.NodePublic) {
 	t.Helper()
 	p := &picture{name: name, there: map[key.NodePublic]bool{}, more: make(chan struct{})}
-	priv, tr := key.NewNode(), r.anyTransport()
-	c, err := derphttp.NewClient(priv, r.url(tr), logger.Discard, netmon.NewStatic())
+	s := settings{via: r.anyTransport(), worker: -1}
+	for _, o := range opts {
+		o(&s)
+	}
+	priv := key.NewNode()
+	c, err := derphttp.NewClient(priv, r.url(s.via), logger.Discard, netmon.NewStatic())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.TLSConfig = &tls.Config{RootCAs: sharedCert().pool}
 	c.MeshKey = meshKey()
 	c.SetURLDialer(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return r.connectTCP(ctx, tr, worker)
+		return r.connectTCP(ctx, s.via, s.worker)
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		failed := func(err error) { p.complain(ctx, "the watch fails: %v", err) }
+		failed := func(err error) {
+			if !p.fails.Load() {
+				p.complain(ctx, "the watch fails: %v", err)
+			}
+		}
 		c.RunWatchConnectionLoop(ctx, key.NodePublic{}, nil, p.add, p.remove, failed)
 	})
 	t.Cleanup(func() {
@@ -69,7 +79,9 @@ func (p *picture) add(m derp.PeerPresentMessage) {
 func (p *picture) remove(m derp.PeerGoneMessage) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.there[m.Peer] || m.Reason != derp.PeerGoneReasonDisconnected {
+	// The loop takes all back by itself when it has lost its connection.
+	broke := m.Reason == derp.PeerGoneReasonMeshConnBroke && p.fails.Load()
+	if !p.there[m.Peer] || m.Reason != derp.PeerGoneReasonDisconnected && !broke {
 		p.odd = append(p.odd, "unfounded "+describe(m))
 	}
 	delete(p.there, m.Peer)
@@ -121,16 +133,16 @@ func (p *picture) wantExactly(t *testing.T, keys ...key.NodePublic) {
 // Two thousand clients come and go, a few at a time; watchers that were there
 // before, came meanwhile and come after all see the same few that stay.
 func TestWatchLoopChurn(t *testing.T) {
-	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
+	forWorkers(t, workerCounts, func(t *testing.T, workers int) {
 		const total, stay = 2000, 20
 		r := startTarget(t, options{workers: workers, mesh: true})
-		before, k1 := watchLoop(t, r, "before", 0)
+		before, k1 := watchLoop(t, r, "before", on(0))
 		before.wantExactly(t, k1)
 
 		stayed := churn(t, r, total/2, stay/2)
-		during, k2 := watchLoop(t, r, "during", 1)
+		during, k2 := watchLoop(t, r, "during", on(1), via(r.serves(tls6, plain4)[0]))
 		stayed = append(stayed, churn(t, r, total/2, stay/2)...)
-		after, k3 := watchLoop(t, r, "after", 0)
+		after, k3 := watchLoop(t, r, "after", on(2), via(r.serves(tls4, plain4)[0]))
 
 		want := []key.NodePublic{k1, k2, k3}
 		for _, c := range stayed {
@@ -147,6 +159,32 @@ func TestWatchLoopChurn(t *testing.T) {
 		for _, p := range []*picture{before, during, after} {
 			p.wantExactly(t, k1, k2, k3, last.key)
 		}
+	})
+}
+
+// The worker of a watcher dies, and nginx reloads: the loop comes back by itself
+// and sees just who is there.
+func TestWatchLoopAgain(t *testing.T) {
+	oursOnly(t, "it is but one process")
+	t.Parallel() // the loop waits for 5 s before it tries again
+	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
+		t.Parallel()
+		r := startNginx(t, options{workers: workers, mesh: true})
+		p, k := watchLoop(t, r, "w", on(0), via(tls4))
+		leaves, c := connect(t, r, "leaves", on(0)), connect(t, r, "c", on(1))
+		p.wantExactly(t, k, leaves.key, c.key)
+		r.reload(t)
+		p.fails.Store(true)
+		r.killRetired(t, 0)
+		leaves.wantEnd(t)
+		want := []key.NodePublic{k}
+		if workers > 1 {
+			want = append(want, c.key)
+		}
+		for i := range 2 {
+			want = append(want, connect(t, r, fmt.Sprint("after ", i), on(i)).key)
+		}
+		p.wantExactly(t, want...)
 	})
 }
 

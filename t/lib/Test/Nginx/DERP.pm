@@ -253,6 +253,7 @@ Any request; C<Host> is added to HTTP/1.1.
     quit, exit, start       QUIT; it has exited; it is started again
     upgrade                 USR2, then QUIT to the old master, which may exit
     kill worker of NAME     with KILL, until there is another
+    kill owner of PATH      the worker that has the link of "main" to that path
     freeze worker of NAME   with STOP
     thaw worker of NAME     with CONT
     worker of NAME is [not] worker of NAME

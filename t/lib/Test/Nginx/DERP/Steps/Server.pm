@@ -80,12 +80,14 @@ sub nginx_upgrade ($self, $rest) {
 }
 
 
-# kill worker of CLIENT: with -9; another takes its place
+# kill worker of CLIENT, kill owner of /PATH: with -9; another takes its place
 
 sub nginx_kill ($self, $rest) {
-    my ($name) = $rest =~ /^worker of (\w+)$/ or die "kill what?\n";
+    my ($what, $name) = $rest =~ m{^(worker|owner) of (/?\w+)$}
+        or die "kill what?\n";
     my $server = $self->{server};
-    my $pid = $self->worker_of($self->client($name));
+    my $pid = $what eq 'worker' ? $self->worker_of($self->client($name))
+                                : $self->owner_of($name);
 
     $self->{dirty} = 1;
     push @{ $self->{allowed} }, qr/process $pid exited on signal 9/;
@@ -96,6 +98,21 @@ sub nginx_kill ($self, $rest) {
 
         return @serving == $server->{workers} && none { $_ == $pid } @serving;
     });
+}
+
+
+# the worker that has the link of "main" to that path
+
+sub owner_of ($self, $path) {
+    my $server = $self->{server};
+    my @linked;
+
+    $self->look_until("a link to $path", sub {
+        @linked = map { m{ (\d+)#\d+: .*"main" is linked to \S+\Q$path\E$} }
+                      $server->log_lines;
+    });
+
+    return $linked[-1];
 }
 
 
