@@ -139,7 +139,7 @@ b: reach a
 reload
 a: stream b 200 size=1400
 b: stream a 200 size=1400
-log 2x /has let go of its link to/ within=30
+log 2x /has let go of its link to/ within=20
 a: stream b 200 size=1400
 b: stream a 200 size=1400
 a b: nothing
@@ -174,6 +174,7 @@ a: connect worker=1
 b: connect worker=2 at=/other
 a: reach b
 b: reach a
+log /"main" has lost its link to \S+\/derp: it is this relay itself/
 w: watch
 w: pick present a
 w: pick present w

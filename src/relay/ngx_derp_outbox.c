@@ -197,7 +197,13 @@ ngx_derp_outbox_flush(ngx_derp_session_t *s)
     buf = ngx_derp_outbox_untouch(&s->out);
 
     if (buf) {
-        ngx_derp_outbox_pass(s, buf->start, buf->last);
+
+        /* where a write has failed nothing follows: a record may be missing */
+
+        if (!s->connection->write->error) {
+            ngx_derp_outbox_pass(s, buf->start, buf->last);
+        }
+
         ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
     }
 }

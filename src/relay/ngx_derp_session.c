@@ -250,7 +250,7 @@ ngx_derp_session_user_timeout(ngx_connection_t *c, ngx_msec_t msec)
         return;
     }
 
-    timeout = msec;
+    timeout = (int) msec;
 
     if (setsockopt(c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
                    (const void *) &timeout, sizeof(int))

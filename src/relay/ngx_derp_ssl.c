@@ -143,7 +143,7 @@ ngx_derp_ssl_seal(ngx_connection_t *c, u_char *p, size_t size,
         return NGX_ERROR;
     }
 
-    return done;
+    return (ssize_t) done;
 }
 
 
@@ -239,7 +239,7 @@ ngx_derp_ssl_bio_read(BIO *bio, char *p, int len)
     ngx_derp_ssl.eof = (n == 0);
     ngx_derp_ssl.drained = (n > 0 && n < len && !c->read->pending_eof);
 
-    return n;
+    return (int) n;
 }
 
 

@@ -205,6 +205,7 @@ fuzz_send(ngx_connection_t *c, u_char *buf, size_t size)
     stub_assert(size && c->write->ready);
 
     if (fc->broken) {
+        c->write->error = 1;
         return NGX_ERROR;
     }
 
