@@ -486,10 +486,7 @@ ngx_derp_mesh_exit(ngx_derp_relay_t *relay)
     link = relay->mesh->links.elts;
 
     for (i = 0; i < relay->mesh->links.nelts; i++) {
-        ngx_derp_mesh_cancel(&link[i]);
-
-        ngx_memzero(&link[i].line, sizeof(ngx_derp_line_t));
-        ngx_memzero(&link[i].old, sizeof(ngx_derp_line_t));
+        ngx_derp_mesh_stop(&link[i], "worker is shutting down");
     }
 }
 

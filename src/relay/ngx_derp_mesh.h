@@ -92,7 +92,7 @@ struct ngx_derp_mesh_s {
  */
 void ngx_derp_mesh_tick(ngx_derp_relay_t *relay);
 
-/* Forgets all links of this worker, which exits; their sessions stay. */
+/* Stops all links of this worker, which exits and closes their sessions. */
 void ngx_derp_mesh_exit(ngx_derp_relay_t *relay);
 
 /* The connection of a link is there and upgraded, and is the session's now. */

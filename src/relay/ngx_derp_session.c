@@ -6,7 +6,6 @@
 
 #include "ngx_derp_session.h"
 #include "ngx_derp_client.h"
-#include "ngx_derp_dial.h"
 #include "ngx_derp_exchange.h"
 #include "ngx_derp_heard.h"
 #include "ngx_derp_lock.h"
@@ -60,6 +59,7 @@ static void ngx_derp_session_put_in(ngx_derp_session_t *s);
 static void ngx_derp_session_resume(ngx_derp_session_t *s);
 static ngx_uint_t ngx_derp_session_denied(ngx_derp_relay_t *relay);
 static void ngx_derp_session_end(ngx_derp_session_t *s);
+static void ngx_derp_session_hang_up(ngx_derp_session_t *s);
 static void ngx_derp_session_unregister(ngx_derp_session_t *s);
 static ngx_int_t ngx_derp_session_remove(ngx_derp_session_t *s);
 static void ngx_derp_session_free(ngx_derp_session_t *s, ngx_int_t rc);
@@ -732,13 +732,7 @@ ngx_derp_session_discard(ngx_derp_relay_t *relay)
         ngx_derp_session_login_fails(s, NGX_DERP_LOGIN_SHUTDOWN);
         ngx_derp_session_fail(s, "worker is shutting down");
         ngx_derp_session_end(s);
-
-        if (s->linked) {
-            ngx_derp_dial_close(s->connection);
-
-        } else {
-            relay->close(s->connection);
-        }
+        ngx_derp_session_hang_up(s);
 
         ngx_free(s);
     }
@@ -874,13 +868,7 @@ ngx_derp_session_close(ngx_derp_session_t *s)
     s->removed = 0;
     rc = ngx_derp_session_remove(s);
 
-    if (s->linked) {
-        ngx_derp_mesh_closed(s);
-
-    } else {
-        s->relay->close(s->connection);
-    }
-
+    ngx_derp_session_hang_up(s);
     ngx_derp_session_free(s, rc);
 }
 
@@ -890,12 +878,6 @@ ngx_derp_session_close(ngx_derp_session_t *s)
 static void
 ngx_derp_session_end(ngx_derp_session_t *s)
 {
-    ngx_connection_t  *c;
-    ngx_derp_relay_t  *relay;
-
-    c = s->connection;
-    relay = s->relay;
-
     /* off the worker's lists: nobody in this worker finds it any more */
 
     ngx_queue_remove(&s->waiting);
@@ -915,17 +897,33 @@ ngx_derp_session_end(ngx_derp_session_t *s)
     ngx_derp_session_put_in(s);
 
     if (!s->linked && s->login != NGX_DERP_LOGIN_OK) {
-        relay->region.member->counters.login_failures[s->login]++;
+        s->relay->region.member->counters.login_failures[s->login]++;
     }
 
     ngx_derp_session_log_end(s);
+}
 
-    /* the connection may take a while to close, and logs without a session */
+
+/* The connection may take a while to close, and logs without a session. */
+
+static void
+ngx_derp_session_hang_up(ngx_derp_session_t *s)
+{
+    ngx_connection_t  *c;
+
+    c = s->connection;
 
     c->log->handler = NULL;
 
     if (c->ssl) {
         c->ssl->no_wait_shutdown = 1;
+    }
+
+    if (s->linked) {
+        ngx_derp_mesh_closed(s);
+
+    } else {
+        s->relay->close(c);
     }
 }
 

@@ -35,15 +35,9 @@ func TestQuitCrowd(t *testing.T) {
 		if err := s.proc.awaitExit(); err != nil {
 			t.Errorf("nginx without clients: %v", err)
 		}
-		// By nginx's own clock, whenever this process comes to look.
-		seconds := map[string]int{}
-		lines, _, _ := s.proc.log.since(0)
-		for _, l := range lines {
-			if countLines([]string{l}, "derp session ended: drained") > 0 {
-				at := l[:len("2006/01/02 15:04:05")]
-				seconds[at]++
-				most = max(most, seconds[at])
-			}
+		seconds := s.bySecond("derp session ended: drained")
+		for _, n := range seconds {
+			most = max(most, n)
 		}
 		if most > n/2 {
 			t.Errorf("of %d clients these were let go in one second: %v", n, seconds)

@@ -43,7 +43,7 @@ type server struct {
 
 func start(t *testing.T, c conf) *server {
 	t.Helper()
-	s := &server{conf: c, relay: newRelay(t, options{mesh: true})}
+	s := &server{conf: c, relay: newRelay(t, options{mesh: true, workers: c.workers})}
 	s.isNginx = true
 	if s.conf.zone == "" {
 		s.conf.zone = "64m"
@@ -55,17 +55,9 @@ func start(t *testing.T, c conf) *server {
 		s.reserve(t, tr)
 	}
 	s.configure(t)
-	bin, err := nginxBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.proc, err = startProcess(s.path("log"), c.env, bin, "-p", s.dir, "-c", s.path("nginx.conf"), "-e", "stderr")
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.launchNginx(t, c.env)
 	s.onFailure(t)
 	t.Cleanup(func() { s.stop(t) })
-	s.workers = s.awaitWorkers(t, 0, c.workers)
 	return s
 }
 

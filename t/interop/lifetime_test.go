@@ -2,7 +2,6 @@ package interop
 
 import (
 	"fmt"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -256,15 +255,7 @@ func TestRestarting(t *testing.T) {
 		for _, c := range all {
 			c.wantEnd(t)
 		}
-		// By nginx's own clock, whenever this process comes to look.
-		seconds := map[string]int{}
-		lines, _, _ := r.proc.log.since(0)
-		for _, l := range lines {
-			if strings.Contains(l, "derp session ended: drained") {
-				seconds[l[:len("2006/01/02 15:04:05")]]++
-			}
-		}
-		if len(seconds) < 2 {
+		if seconds := r.bySecond("derp session ended: drained"); len(seconds) < 2 {
 			t.Errorf("clients are let go at: %v", seconds)
 		}
 		if err := r.proc.awaitExit(); err != nil {

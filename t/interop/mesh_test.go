@@ -249,87 +249,92 @@ func TestMeshReload(t *testing.T) {
 	linkUp(t, connect(t, g.ours, "last", on(1)), c)
 }
 
-// derper and two of ours, each linked to both others.
+// A ring is derper and two of ours, each linked to both others, the first of
+// ours by cables; and a client of each.
+type ring struct {
+	n1, n2, d      *relay
+	x, y, z        *client
+	toN2, toDerper *cable
+}
+
+func startRing(t *testing.T) *ring {
+	t.Helper()
+	at := []string{reserveAddr(t, tls4), reserveAddr(t, tls4), reserveAddr(t, tls4)}
+	g := &ring{toN2: newCable(t, at[1]), toDerper: newCable(t, at[2])}
+	g.n1 = startTarget(t, options{name: "n1", workers: 2, at: at[0], meshWith: []string{g.toN2.addr, g.toDerper.addr}})
+	g.n2 = startTarget(t, options{name: "n2", workers: 2, at: at[1], meshWith: []string{at[0], at[2]}})
+	g.d = startDerper(t, options{name: "derper", at: at[2], meshWith: []string{at[0], at[1]}})
+	g.x, g.y, g.z = connect(t, g.d, "x"), connect(t, g.n1, "y", on(0)), connect(t, g.n2, "z", on(1))
+	g.linkUp(t)
+	return g
+}
+
+func (g *ring) linkUp(t *testing.T) {
+	t.Helper()
+	linkUp(t, g.x, g.y)
+	linkUp(t, g.y, g.z)
+	linkUp(t, g.z, g.x)
+}
+
 func TestRing(t *testing.T) {
 	t.Parallel()
-	at := []string{reserveAddr(t, tls4), reserveAddr(t, tls4), reserveAddr(t, tls4)}
-	n1 := startTarget(t, options{name: "n1", workers: 2, at: at[0], meshWith: []string{at[1], at[2]}})
-	n2 := startTarget(t, options{name: "n2", workers: 2, at: at[1], meshWith: []string{at[0], at[2]}})
-	d := startDerper(t, options{name: "derper", at: at[2], meshWith: []string{at[0], at[1]}})
+	g := startRing(t)
+	everyPair(t, g.x, g.y, g.z)
+	ringMove(t, g.n1, g.n2, g.x, g.y)
 
-	x, y, z := connect(t, d, "x"), connect(t, n1, "y", on(0)), connect(t, n2, "z", on(1))
-	linkUp(t, x, y)
-	linkUp(t, y, z)
-	linkUp(t, z, x)
-	everyPair(t, x, y, z)
-	ringMove(t, n1, n2, x, y)
-
-	if n1.isNginx {
-		n1.killWorker(t, 1)
-		n2.killWorker(t, 0)
+	if g.n1.isNginx {
+		g.n1.killWorker(t, 1)
+		g.n2.killWorker(t, 0)
 	}
-	linkUp(t, x, y)
-	linkUp(t, y, z)
-	linkUp(t, z, x)
-	for _, c := range []*client{x, y, z} {
+	g.linkUp(t)
+	for _, c := range []*client{g.x, g.y, g.z} {
 		c.pending() // it may have been told that others were gone for a while
 	}
-	everyPair(t, x, y, z) // and has it heard of them since
-	x.close() // derper tells it of nobody twice
-	y.want(t, gone(x))
-	z.want(t, gone(x))
-	x = connect(t, d, "x")
-	linkUp(t, x, y)
-	linkUp(t, z, x)
-	everyPair(t, x, y, z)
+	everyPair(t, g.x, g.y, g.z) // and has it heard of them since
+	g.x.close()                 // derper tells it of nobody twice
+	g.y.want(t, gone(g.x))
+	g.z.want(t, gone(g.x))
+	g.x = connect(t, g.d, "x")
+	g.linkUp(t)
+	everyPair(t, g.x, g.y, g.z)
 
-	z.close()
-	x.want(t, gone(z))
-	y.want(t, gone(z))
-	y.close()
-	x.want(t, gone(y))
+	g.z.close()
+	g.x.want(t, gone(g.z))
+	g.y.want(t, gone(g.z))
+	g.y.close()
+	g.x.want(t, gone(g.y))
 }
 
 // In a ring a link is cut and mended, and derper dies and comes back: what the
 // other links carry is not disturbed, and in the end all is as it was.
 func TestRingCut(t *testing.T) {
 	t.Parallel()
-	at := []string{reserveAddr(t, tls4), reserveAddr(t, tls4), reserveAddr(t, tls4)}
-	toN2, toDerper := newCable(t, at[1]), newCable(t, at[2])
-	n1 := startTarget(t, options{name: "n1", workers: 2, at: at[0], meshWith: []string{toN2.addr, toDerper.addr}})
-	n2 := startTarget(t, options{name: "n2", workers: 2, at: at[1], meshWith: []string{at[0], at[2]}})
-	d := startDerper(t, options{name: "derper", at: at[2], meshWith: []string{at[0], at[1]}})
-	x, y, z := connect(t, d, "x"), connect(t, n1, "y", on(0)), connect(t, n2, "z", on(1))
-	linkUp(t, x, y)
-	linkUp(t, y, z)
-	linkUp(t, z, x)
-
+	g := startRing(t)
 	for _, cut := range []struct {
 		*cable
 		far, near *client
-	}{{toN2, z, x}, {toDerper, x, z}} {
+	}{{g.toN2, g.z, g.x}, {g.toDerper, g.x, g.z}} {
 		cut.cut()
-		y.want(t, gone(cut.far))
-		y.send(t, cut.far.key, discoPacket()) // it does not go by the third
-		y.want(t, notHere(cut.far.key))
-		everyPair(t, x, z)
-		fence(t, cut.far, y)
-		fence(t, y, cut.near)
+		g.y.want(t, gone(cut.far))
+		g.y.send(t, cut.far.key, discoPacket()) // it does not go by the third
+		g.y.want(t, notHere(cut.far.key))
+		everyPair(t, g.x, g.z)
+		fence(t, cut.far, g.y)
+		fence(t, g.y, cut.near)
 		cut.mend(t)
-		linkUp(t, y, cut.far)
-		everyPair(t, x, y, z)
+		linkUp(t, g.y, cut.far)
+		everyPair(t, g.x, g.y, g.z)
 	}
 
-	d.killDerper(t)
-	x.wantEnd(t)
-	y.want(t, gone(x))
-	z.want(t, gone(x))
-	everyPair(t, y, z)
-	d.launchDerper(t)
-	x = connect(t, d, "x")
-	linkUp(t, x, y)
-	linkUp(t, z, x)
-	everyPair(t, x, y, z)
+	g.d.killDerper(t)
+	g.x.wantEnd(t)
+	g.y.want(t, gone(g.x))
+	g.z.want(t, gone(g.x))
+	everyPair(t, g.y, g.z)
+	g.d.launchDerper(t)
+	g.x = connect(t, g.d, "x")
+	g.linkUp(t)
+	everyPair(t, g.x, g.y, g.z)
 }
 
 // ringMove has one key at two relays: it leaves when it has left both, and is

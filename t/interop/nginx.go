@@ -30,19 +30,19 @@ func startNginx(t testing.TB, o options) *relay {
 		r.reserve(t, tr)
 	}
 	r.configure(t)
-	r.launchNginx(t)
+	r.launchNginx(t, nil)
 	r.onFailure(t)
 	t.Cleanup(func() { r.stopNginx(t) })
 	return r
 }
 
-func (r *relay) launchNginx(t testing.TB) {
+func (r *relay) launchNginx(t testing.TB, env []string) {
 	t.Helper()
 	bin, err := nginxBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.proc, err = startProcess(r.path("log"), nil, bin, "-p", r.dir, "-c", r.path("nginx.conf"), "-e", "stderr")
+	r.proc, err = startProcess(r.path("log"), env, bin, "-p", r.dir, "-c", r.path("nginx.conf"), "-e", "stderr")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func (r *relay) stopAndStart(t testing.TB, sig syscall.Signal) {
 	r.end(t, sig)
 	r.checkLog(t)
 	r.quitting, r.kills, r.retired = false, 0, nil
-	r.launchNginx(t)
+	r.launchNginx(t, nil)
 }
 
 // end has nginx go, at once or when its clients have gone.
@@ -217,6 +217,18 @@ func (r *relay) end(t testing.TB, sig syscall.Signal) {
 	if err := r.proc.awaitExit(); err != nil {
 		t.Fatalf("nginx after %v: %v", sig, err)
 	}
+}
+
+// bySecond counts the log's lines with a text, by nginx's own clock.
+func (r *relay) bySecond(text string) map[string]int {
+	seconds := map[string]int{}
+	lines, _, _ := r.proc.log.since(0)
+	for _, l := range lines {
+		if strings.Contains(l, text) {
+			seconds[l[:len("2006/01/02 15:04:05")]]++
+		}
+	}
+	return seconds
 }
 
 // quit asks nginx to stop gracefully: it goes when its clients have gone.
