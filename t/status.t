@@ -447,16 +447,16 @@ stats packets.received=+110 packets.sent=+110 accepts=+1 logins.ok=+1
 --- workers: 2
 --- fresh
 --- derp
-stats slots.used=2 slots.free=126
+stats slots.used=2 slots.free=1022
 a: connect
 reload
-stats slots.used=3 slots.free=125
+stats slots.used=3 slots.free=1021
 a: close
-stats slots.used=2 slots.free=126
+stats slots.used=2 slots.free=1022
 b: connect
 kill worker of b
 b: ends
-stats slots.used=2 slots.free=126
+stats slots.used=2 slots.free=1022
 
 
 === TEST 31: two relays count for themselves, and share the slots
@@ -473,8 +473,8 @@ mark /other/status
 a: connect at=/other
 b: connect at=/other
 a: stream b 10
-stats /other/status clients=2 packets.sent=+10 slots.used=2 slots.free=126
-stats clients=0 packets.sent=+0 accepts=+0 slots.used=2 slots.free=126
+stats /other/status clients=2 packets.sent=+10 slots.used=2 slots.free=1022
+stats clients=0 packets.sent=+0 accepts=+0 slots.used=2 slots.free=1022
 
 
 === TEST 32: a worker that hangs loses what is for it, which is seen in another

@@ -40,6 +40,7 @@ static ngx_int_t ngx_http_derp_relay_init_zone(ngx_shm_zone_t *zone,
     void *data);
 static ngx_int_t ngx_http_derp_relay_create_zone(ngx_derp_relay_t *relay,
     ngx_slab_pool_t *shpool);
+static void ngx_http_derp_relay_check_zone(ngx_derp_relay_t *relay);
 static ngx_int_t ngx_http_derp_relay_read_keys(ngx_conf_t *cf,
     ngx_http_derp_relay_conf_t *rcf);
 static void ngx_http_derp_relay_cleanup(void *data);
@@ -577,7 +578,6 @@ static ngx_int_t
 ngx_http_derp_relay_init_zone(ngx_shm_zone_t *zone, void *data)
 {
     ngx_slab_pool_t   *shpool;
-    ngx_derp_zone_t   *z;
     ngx_derp_relay_t  *relay;
 
     relay = zone->data;
@@ -608,18 +608,40 @@ ngx_http_derp_relay_init_zone(ngx_shm_zone_t *zone, void *data)
         return NGX_ERROR;
     }
 
-    z = relay->region.zone;
-
-    if (z->channels < ngx_derp_zone_channels(2 * relay->workers)) {
-        ngx_log_error(NGX_LOG_WARN, zone->shm.log, 0,
-                      "the zone of derp_relay \"%V\" has %uD channels, "
-                      "%ui workers and as many old ones may need %uz: "
-                      "increase its \"zone\"",
-                      &relay->name, z->channels, relay->workers,
-                      ngx_derp_zone_channels(2 * relay->workers));
-    }
+    ngx_http_derp_relay_check_zone(relay);
 
     return NGX_OK;
+}
+
+
+/*
+ * A start leaves room for a reload.  On a reload old workers are counted,
+ * which do without channels of their own as long as there are inboxes.
+ */
+
+static void
+ngx_http_derp_relay_check_zone(ngx_derp_relay_t *relay)
+{
+    ngx_uint_t        live, old;
+    ngx_derp_zone_t  *z;
+
+    z = relay->region.zone;
+    live = ngx_test_config ? 0 : ngx_derp_slots_used();
+    old = ngx_max(live, relay->workers);
+
+    if (z->channels >= ngx_derp_zone_channels(relay->workers + old)
+        || (live && z->inboxes >= relay->workers + old))
+    {
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_WARN, relay->region.log, 0,
+                  "the zone of derp_relay \"%V\" has %uD channels and %uD "
+                  "inboxes, %ui workers and %ui old ones may need %uz channels "
+                  "or %ui inboxes: increase its \"zone\"",
+                  &relay->name, z->channels, z->inboxes, relay->workers, old,
+                  ngx_derp_zone_channels(relay->workers + old),
+                  relay->workers + old);
 }
 
 

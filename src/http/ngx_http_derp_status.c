@@ -126,7 +126,7 @@ ngx_http_derp_status_handler(ngx_http_request_t *r)
     ngx_buf_t                 *b;
     ngx_int_t                  rc;
     ngx_derp_relay_t          *relay;
-    ngx_derp_census_t         *census;
+    ngx_derp_census_t          census;
     ngx_http_derp_loc_conf_t  *dlcf;
 
     if (r->method != NGX_HTTP_GET && r->method != NGX_HTTP_HEAD) {
@@ -141,15 +141,17 @@ ngx_http_derp_status_handler(ngx_http_request_t *r)
     dlcf = ngx_http_get_module_loc_conf(r, ngx_http_derp_module);
     relay = &dlcf->status->relay;
 
-    census = ngx_pmemalign(r->pool, sizeof(ngx_derp_census_t),
-                           NGX_DERP_CACHE_LINE);
-    if (census == NULL) {
+    census.nmembers = ngx_derp_slots_top();
+    census.members = ngx_pmemalign(r->pool, census.nmembers
+                                            * sizeof(ngx_derp_member_t),
+                                   NGX_DERP_CACHE_LINE);
+    if (census.members == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    ngx_derp_census(&relay->region, census);
+    ngx_derp_census(&relay->region, &census);
 
-    json = ngx_http_derp_status_json(relay, census);
+    json = ngx_http_derp_status_json(relay, &census);
     if (json == NULL) {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                       "no memory for the status of derp_relay \"%V\"",
@@ -290,7 +292,7 @@ ngx_http_derp_status_workers(ngx_derp_census_t *census)
     workers = json_array();
     rc = 0;
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+    for (i = 0; i < census->nmembers; i++) {
         member = &census->members[i];
 
         if (member->generation) {

@@ -27,6 +27,8 @@
 
 #define ngx_derp_exchange(p, v)     __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL)
 #define ngx_derp_add(p, v)          __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL)
+#define ngx_derp_or(p, v)           __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL)
+#define ngx_derp_and(p, v)          __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL)
 
 /*
  * Nothing crosses it in either direction.  Two who each store one thing, and

@@ -75,7 +75,7 @@ ngx_derp_census_members(ngx_derp_zone_t *zone, ngx_derp_past_t *past,
     ngx_uint_t          i;
     ngx_derp_member_t  *to, *from;
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+    for (i = 0; i < census->nmembers; i++) {
         to = &census->members[i];
         from = &zone->members[i];
 
@@ -113,7 +113,7 @@ ngx_derp_census_total(ngx_derp_census_t *census)
     census->counters = census->past;
     ngx_memzero(&census->gauges, sizeof(ngx_derp_gauges_t));
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+    for (i = 0; i < census->nmembers; i++) {
         member = &census->members[i];
 
         if (member->generation) {
@@ -177,7 +177,7 @@ ngx_derp_census_use(ngx_derp_region_t *region, ngx_derp_census_t *census)
     census->channels.used = 0;
     census->inboxes.used = 0;
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+    for (i = 0; i < census->nmembers; i++) {
         if (census->members[i].generation) {
             census->slots.used++;
             census->inboxes.used += (i < zone->inboxes);

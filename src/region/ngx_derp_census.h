@@ -24,7 +24,8 @@ typedef struct {
 
 
 typedef struct {
-    ngx_derp_member_t    members[NGX_DERP_SLOTS];   /* generation 0: none */
+    ngx_derp_member_t   *members;       /* by the slot; generation 0: none */
+    ngx_uint_t           nmembers;
     ngx_derp_counters_t  past;          /* of workers that have ended */
 
     /* of those and these */
@@ -42,7 +43,8 @@ typedef struct {
 
 
 /*
- * Reads it all.  Takes no lock: a number may be of a moment later than another,
+ * Reads it all, into a census whose members are set by the caller: there are
+ * ngx_derp_slots_top() of them.  Takes no lock: a number may be of a moment later than another,
  * but none is there twice or missing while a worker is taken off the zone.  In
  * any worker, one that has no slot too.
  */

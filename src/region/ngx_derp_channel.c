@@ -59,7 +59,7 @@ ngx_derp_channel_open(ngx_derp_region_t *region, ngx_uint_t to,
         ch->from = region->slot;
         ch->from_generation = region->generation;
         ch->from_left = 0;
-        ngx_derp_store(&ch->to, to);
+        ngx_derp_store(&ch->to, (uint16_t) to);
         ngx_derp_store(&ch->to_generation, zone->members[to].generation);
         ngx_derp_store(&ch->to_left, 0);
         ch->tail = 0;

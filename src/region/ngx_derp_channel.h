@@ -31,8 +31,8 @@ struct ngx_derp_channel_s {
     uint32_t          used;
     uint32_t          from_generation;  /* of the producer's claim */
     uint32_t          to_generation;
-    uint8_t           from;
-    uint8_t           to;
+    uint16_t          from;
+    uint16_t          to;
     uint8_t           from_left;        /* the producer has let go */
     uint8_t           to_left;
 

@@ -67,6 +67,22 @@ ngx_derp_peer_note(ngx_derp_region_t *region, ngx_derp_peer_t *peer,
     }
 
     ngx_derp_journal_append(region, &entry);
+
+    if (what & NGX_DERP_JOURNAL_LEFT) {
+
+        /* orders the entry before the look: see ngx_derp_registry_hear() */
+
+        ngx_derp_barrier();
+        region->heard |= ngx_derp_load(&peer->heard);
+    }
+
+    if (what & (NGX_DERP_JOURNAL_PRESENT|NGX_DERP_JOURNAL_GONE)) {
+        region->watched = 1;
+    }
+
+    if (what & NGX_DERP_JOURNAL_CLOSE) {
+        region->everybody = 1;
+    }
 }
 
 
@@ -146,6 +162,7 @@ ngx_derp_peer_new(ngx_derp_region_t *region, uint32_t bucket, u_char *key)
     NGX_DERP_FAULT(registry_new_peer);
     ngx_derp_write_bytes(peer->key, key, NGX_DERP_KEY_LEN);
     ngx_derp_store(&peer->route, NGX_DERP_NO_ROUTE);
+    ngx_derp_store(&peer->heard, 0);
     ngx_derp_store(&peer->clients, 0);
     peer->links = 0;
     peer->nclients = 0;
@@ -163,8 +180,6 @@ void
 ngx_derp_peer_insert(ngx_derp_region_t *region, ngx_derp_peer_t *peer,
     uint32_t bucket)
 {
-    peer->bucket = bucket;
-
     ngx_derp_store(&peer->next, region->buckets[bucket]);
     ngx_derp_store_release(&region->buckets[bucket],
                            (uint32_t) (peer - region->peers) + 1);
@@ -178,7 +193,7 @@ ngx_derp_peer_free(ngx_derp_region_t *region, ngx_derp_peer_t *peer)
 
     index = peer - region->peers + 1;
 
-    for (p = &region->buckets[peer->bucket];
+    for (p = &region->buckets[ngx_derp_peer_bucket(region, peer->key)];
          *p != index;
          p = &region->peers[*p - 1].next)
     { /* void */ }
@@ -230,7 +245,8 @@ ngx_derp_conn_free(ngx_derp_region_t *region, ngx_derp_conn_t *conn)
     ngx_derp_store_release(&conn->kind, NGX_DERP_CONN_FREE);
     NGX_DERP_FAULT(registry_free_conn);
 
-    conn->generation = conn->generation + 1 ? conn->generation + 1 : 1;
+    conn->generation = (conn->generation + 1) % NGX_DERP_ROUTE_GENERATIONS;
+    conn->generation += (conn->generation == 0);
     NGX_DERP_FAULT(registry_free_conn_stale);
 
     conn->next = region->zone->conns_free;

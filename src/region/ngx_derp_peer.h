@@ -24,7 +24,7 @@ struct ngx_derp_peer_s {
     uint64_t          route;        /* of the active connection */
     uint32_t          generation;   /* changes when the entry is freed */
     uint32_t          next;         /* in the bucket or free list, index + 1 */
-    uint32_t          bucket;
+    uint32_t          heard;        /* slots to be rung when it leaves */
     uint32_t          clients;      /* lists of connections, index + 1 */
     uint32_t          links;
     uint32_t          nclients;
@@ -52,9 +52,9 @@ struct ngx_derp_conn_s {
     uint32_t          next;         /* in a list, index + 1 */
     uint32_t          prev;
     in_port_t         port;         /* host order */
+    uint16_t          slot;         /* of the worker that has it */
     uint8_t           kind;         /* written last, cleared first */
     uint8_t           flags;        /* NGX_DERP_PRESENT_... */
-    uint8_t           slot;         /* of the worker that has it */
     uint8_t           closing;      /* it is to close it */
 };
 
@@ -104,7 +104,10 @@ void ngx_derp_peer_settle(ngx_derp_region_t *region, ngx_derp_peer_t *peer);
 void ngx_derp_peer_count(ngx_derp_zone_t *zone, uint32_t before,
     uint32_t after);
 
-/* Writes to the journal what has happened to a peer. */
+/*
+ * Writes to the journal what has happened to a peer, and notes in the region
+ * which workers are to be rung for that.
+ */
 void ngx_derp_peer_note(ngx_derp_region_t *region, ngx_derp_peer_t *peer,
     ngx_uint_t what);
 

@@ -22,13 +22,15 @@
 
 
 /* to be changed with every change of what is in a zone */
-#define NGX_DERP_ZONE_VERSION  6
+#define NGX_DERP_ZONE_VERSION  7
 
 
 /*
  * A route says where a connection is: the slot of its worker, its index among
  * the zone's connections and that entry's generation; a link's is marked.
- * It is all that workers tell each other, and one load reads it whole.
+ * It is all that workers tell each other, and one load reads it whole.  A
+ * generation begins anew after half a billion uses of an entry, when no route
+ * of the first is left anywhere.
  */
 
 typedef uint64_t  ngx_derp_route_t;
@@ -38,13 +40,17 @@ typedef uint64_t  ngx_derp_route_t;
 #define NGX_DERP_ROUTE_LINK           ((ngx_derp_route_t) 1 << 63)
 #define NGX_DERP_MAX_CAPACITY         (1 << 24)
 
+#define NGX_DERP_ROUTE_GENERATIONS    (1 << 29)
+
 #define ngx_derp_route(slot, index, generation)                               \
-    ((ngx_derp_route_t) (slot) << 56 | (ngx_derp_route_t) (index) << 32       \
+    ((ngx_derp_route_t) (slot) << 53 | (ngx_derp_route_t) (index) << 29       \
      | (generation))
-#define ngx_derp_route_slot(route)        ((ngx_uint_t) ((route) >> 56 & 0x7f))
+#define ngx_derp_route_slot(route)                                            \
+    ((ngx_uint_t) ((route) >> 53 & (NGX_DERP_SLOTS - 1)))
 #define ngx_derp_route_index(route)                                           \
-    ((uint32_t) ((route) >> 32 & (NGX_DERP_MAX_CAPACITY - 1)))
-#define ngx_derp_route_generation(route)  ((uint32_t) (route))
+    ((uint32_t) ((route) >> 29 & (NGX_DERP_MAX_CAPACITY - 1)))
+#define ngx_derp_route_generation(route)                                      \
+    ((uint32_t) ((route) & (NGX_DERP_ROUTE_GENERATIONS - 1)))
 
 
 /* why a packet was dropped, as derper counts it; and two of our own */
@@ -156,7 +162,7 @@ typedef struct {
     uint32_t               generation;  /* of the owner's claim, 0: none */
     uint32_t               configuration;
     uint32_t               up;          /* the owner's link is */
-    uint8_t                slot;
+    uint32_t               slot;
 } ngx_derp_lease_t;
 
 
@@ -211,6 +217,9 @@ typedef struct {
 
     uint64_t         head ngx_derp_aligned;         /* of the journal */
 
+    /* slots with a watcher, a bit each */
+    uint64_t         watching[NGX_DERP_SLOTS / 64] ngx_derp_aligned;
+
     /* what channels there are has changed */
     uint32_t         channels_changed ngx_derp_aligned;
     uint32_t         channels_short;    /* how often there was none left */
@@ -243,22 +252,48 @@ typedef struct {
 
     ngx_uint_t           slot;
     uint32_t             generation;
+    ngx_socket_t         bell;
     ngx_derp_member_t   *member;
     uint64_t             reaping;       /* a dead slot, and its generation */
     uint32_t             reaped;        /* so far, by the index */
     ngx_uint_t           denied;        /* the lock was, the last time */
     ngx_log_t           *log;
+
+    /* the workers to be rung: see ngx_derp_region_ring() */
+
+    uint32_t             heard;         /* bits of slots, as a peer's */
+    unsigned             watched:1;     /* those with a watcher */
+    unsigned             everybody:1;
 } ngx_derp_region_t;
+
+
+/*
+ * A slot's bit in a peer's mask of those who are to be rung when it leaves.  It
+ * is shared by each 32nd slot, of which too many are rung then: that costs them
+ * a turn and nothing else.
+ */
+#define ngx_derp_slot_bit(slot)  ((uint32_t) 1 << (slot) % 32)
 
 
 /* Whether the worker in this slot takes part and lives. */
 ngx_uint_t ngx_derp_region_alive(ngx_derp_region_t *region, ngx_uint_t slot);
 
-/* Rings every worker of the zone but this one: the journal has grown. */
+/*
+ * Rings the workers to whom it matters what this one has written to the journal
+ * since it last did so; the others read it in their next turn.  region->heard,
+ * watched and everybody name them, and are cleared.  In a worker.
+ */
 void ngx_derp_region_ring(ngx_derp_region_t *region);
 
-/* The same, but those, too, that say that they are awake. */
+/* Rings every other worker of the zone, also one that says that it is awake. */
 void ngx_derp_region_rouse(ngx_derp_region_t *region);
+
+/*
+ * This worker has a watcher, or has none any more: it is rung for each client
+ * that comes and goes from now on, or is not.  In a worker; the journal's head
+ * must be read after it has said so.
+ */
+void ngx_derp_region_watch(ngx_derp_region_t *region, ngx_uint_t watches);
 
 
 static ngx_inline void

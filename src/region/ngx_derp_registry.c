@@ -328,6 +328,30 @@ ngx_derp_registry_route(ngx_derp_region_t *region, ngx_derp_handle_t *handle)
 }
 
 
+/*
+ * Also of a peer that has lost its route, as its departure is yet to be written
+ * to the journal; it is off the index only after that.
+ */
+
+void
+ngx_derp_registry_hear(ngx_derp_region_t *region, u_char *key)
+{
+    uint32_t          bit;
+    ngx_derp_peer_t  *peer;
+
+    bit = ngx_derp_slot_bit(region->slot);
+    peer = ngx_derp_peer_walk(region, ngx_derp_peer_bucket(region, key), key);
+
+    if (peer && (ngx_derp_load(&peer->heard) & bit) == 0) {
+        (void) ngx_derp_or(&peer->heard, bit);
+    }
+
+    /* orders it before the reading of the journal's head: see _note() */
+
+    ngx_derp_barrier();
+}
+
+
 ngx_int_t
 ngx_derp_registry_clients(ngx_derp_region_t *region, uint64_t cursor,
     uint32_t *index, ngx_derp_client_t *clients, ngx_uint_t *n)

@@ -8,7 +8,7 @@
  * none the first announcing link's.
  *
  * Functions that change the registry take the zone's lock, write to the
- * journal and leave the bells to their caller (ngx_derp_region_ring()).  Where
+ * journal and leave the bells to the turn's end (ngx_derp_region_ring()).  Where
  * the lock is not to be had they change nothing, and return NGX_AGAIN.  All are
  * for workers.
  */
@@ -81,6 +81,13 @@ ngx_derp_route_t ngx_derp_registry_find(ngx_derp_region_t *region,
 /* The route of a peer if the handle still is of it.  Takes no lock. */
 ngx_derp_route_t ngx_derp_registry_route(ngx_derp_region_t *region,
     ngx_derp_handle_t *handle);
+
+/*
+ * From now on this worker is rung when the key leaves the region.  If it has left
+ * already the journal says so, which the caller must read once more before it
+ * sleeps.  Takes no lock.
+ */
+void ngx_derp_registry_hear(ngx_derp_region_t *region, u_char *key);
 
 /*
  * Copies up to *n clients from the peer at *index on, as a watcher is told of

@@ -5,14 +5,16 @@
 
 
 #include "ngx_derp_slot.h"
+#include "ngx_derp_key.h"
 #include "ngx_derp_mutex.h"
 #include "ngx_derp_fault.h"
 
-#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/un.h>
 
 
-static ngx_int_t ngx_derp_slot_init(ngx_derp_slot_t *slot, ngx_log_t *log);
+static void ngx_derp_slots_raise(ngx_uint_t top);
+static socklen_t ngx_derp_slot_address(ngx_uint_t n, struct sockaddr_un *sun);
 
 
 /* survive a reload in the master, and are inherited by its workers */
@@ -47,17 +49,15 @@ ngx_derp_slots_init(ngx_log_t *log)
 
     for (i = 0; i < NGX_DERP_SLOTS; i++) {
 
-        if (ngx_derp_slot_init(&slots->slots[i], log) != NGX_OK) {
-
-            while (i--) {
-                (void) close(slots->slots[i].bell);
-            }
-
+        if (ngx_derp_mutex_create(&slots->slots[i].life) != NGX_OK) {
+            ngx_log_error(NGX_LOG_EMERG, log, 0,
+                          "there are no robust mutexes for derp slots");
             (void) munmap(slots, sizeof(ngx_derp_slots_t));
-
             return NGX_ERROR;
         }
     }
+
+    ngx_derp_random(&slots->id, sizeof(slots->id));
 
     ngx_derp_slots = slots;
 
@@ -72,29 +72,6 @@ ngx_derp_slots_configure(void)
         ngx_derp_configuration = ngx_derp_add(&ngx_derp_slots->configurations,
                                               1);
     }
-}
-
-
-static ngx_int_t
-ngx_derp_slot_init(ngx_derp_slot_t *slot, ngx_log_t *log)
-{
-    if (ngx_derp_mutex_create(&slot->life) != NGX_OK) {
-        ngx_log_error(NGX_LOG_EMERG, log, 0,
-                      "there are no robust mutexes for derp slots");
-        return NGX_ERROR;
-    }
-
-    slot->bell = eventfd(0, EFD_NONBLOCK|EFD_CLOEXEC);
-
-    if (slot->bell == -1) {
-        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
-                      "eventfd() failed, derp needs %d of them, see "
-                      "\"worker_rlimit_nofile\" and the limit of the service",
-                      NGX_DERP_SLOTS);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
 }
 
 
@@ -132,10 +109,29 @@ ngx_derp_slot_claim(void)
         ngx_derp_store_release(&slot->generation,
                                generation ? generation : 1);
         NGX_DERP_FAULT(slot_claimed);
+
+        ngx_derp_slots_raise(i % NGX_DERP_SLOTS + 1);
+
         return i % NGX_DERP_SLOTS;
     }
 
     return NGX_DERP_NO_SLOT;
+}
+
+
+/* Before the owner shows itself anywhere else, so that others look so far. */
+
+static void
+ngx_derp_slots_raise(ngx_uint_t n)
+{
+    uint32_t  top;
+
+    top = ngx_derp_load(&ngx_derp_slots->top);
+
+    while (top < n
+           && !__atomic_compare_exchange_n(&ngx_derp_slots->top, &top, n, 0,
+                                           __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+    { /* void */ }
 }
 
 
@@ -155,7 +151,7 @@ ngx_derp_slots_used(void)
 
     n = 0;
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+    for (i = 0; i < ngx_derp_slots_top(); i++) {
 
         /* who claims one passes over what is looked at: no more than need be */
 
@@ -167,6 +163,13 @@ ngx_derp_slots_used(void)
     }
 
     return n;
+}
+
+
+ngx_uint_t
+ngx_derp_slots_top(void)
+{
+    return ngx_derp_slots ? ngx_derp_load_acquire(&ngx_derp_slots->top) : 0;
 }
 
 
@@ -252,7 +255,7 @@ ngx_derp_slots_newest(void)
 
 
 void
-ngx_derp_slot_ring(ngx_uint_t n, ngx_log_t *log)
+ngx_derp_slot_ring(ngx_uint_t n, ngx_socket_t bell, ngx_log_t *log)
 {
     ngx_derp_slot_t  *slot;
 
@@ -267,24 +270,85 @@ ngx_derp_slot_ring(ngx_uint_t n, ngx_log_t *log)
     }
 
     NGX_DERP_FAULT(slot_ring);
-    ngx_derp_slot_rouse(n, log);
+    ngx_derp_slot_rouse(n, bell, log);
     NGX_DERP_FAULT(slot_rung);
 }
 
 
 void
-ngx_derp_slot_rouse(ngx_uint_t n, ngx_log_t *log)
+ngx_derp_slot_rouse(ngx_uint_t n, ngx_socket_t bell, ngx_log_t *log)
 {
-    uint64_t  one;
+    socklen_t           len;
+    ngx_err_t           err;
+    struct sockaddr_un  sun;
 
-    one = 1;
+    len = ngx_derp_slot_address(n, &sun);
 
-    if (write(ngx_derp_slots->slots[n].bell, &one, sizeof(one)) == -1
-        && ngx_errno != NGX_EAGAIN)
-    {
-        ngx_log_error(NGX_LOG_ALERT, log, ngx_errno,
-                      "write() to the bell of derp slot %ui failed", n);
+    if (sendto(bell, "", 1, 0, (struct sockaddr *) &sun, len) != -1) {
+        return;
     }
+
+    err = ngx_socket_errno;
+
+    /* rings that it has not read will wake it as well; or it has died */
+
+    if (err != NGX_EAGAIN && err != NGX_ECONNREFUSED) {
+        ngx_log_error(NGX_LOG_ALERT, log, err,
+                      "sendto() the bell of derp slot %ui failed", n);
+    }
+}
+
+
+ngx_socket_t
+ngx_derp_slot_bell(ngx_uint_t n, ngx_log_t *log)
+{
+    socklen_t           len;
+    ngx_socket_t        s;
+    struct sockaddr_un  sun;
+
+    s = socket(AF_UNIX, SOCK_DGRAM|SOCK_NONBLOCK|SOCK_CLOEXEC, 0);
+
+    if (s == (ngx_socket_t) -1) {
+        ngx_log_error(NGX_LOG_ERR, log, ngx_socket_errno,
+                      ngx_socket_n " for the bell of derp slot %ui failed", n);
+        return s;
+    }
+
+    len = ngx_derp_slot_address(n, &sun);
+
+    if (bind(s, (struct sockaddr *) &sun, len) == -1) {
+        ngx_log_error(NGX_LOG_ERR, log, ngx_socket_errno,
+                      "bind() of the bell of derp slot %ui failed", n);
+        (void) ngx_close_socket(s);
+        return (ngx_socket_t) -1;
+    }
+
+    return s;
+}
+
+
+/*
+ * A dead owner's socket may outlive its lock by a moment, so that the claim's
+ * generation is a part of the name.
+ */
+
+static socklen_t
+ngx_derp_slot_address(ngx_uint_t n, struct sockaddr_un *sun)
+{
+    u_char    *p;
+    uint32_t   slot, generation;
+
+    slot = n;
+    generation = ngx_derp_slot_generation(n);
+
+    sun->sun_family = AF_UNIX;
+
+    p = ngx_cpymem(sun->sun_path, "\0ngx_derp", 9);
+    p = ngx_cpymem(p, &ngx_derp_slots->id, sizeof(ngx_derp_slots->id));
+    p = ngx_cpymem(p, &slot, sizeof(slot));
+    p = ngx_cpymem(p, &generation, sizeof(generation));
+
+    return p - (u_char *) sun;
 }
 
 
@@ -304,11 +368,4 @@ void
 ngx_derp_slot_wake(ngx_uint_t n)
 {
     ngx_derp_store(&ngx_derp_slots->slots[n].awake, 1);
-}
-
-
-ngx_socket_t
-ngx_derp_slot_bell(ngx_uint_t n)
-{
-    return ngx_derp_slots->slots[n].bell;
 }

@@ -8,8 +8,9 @@
  * generation.  That it lives is vouched for by the kernel: it holds a robust
  * mutex, which no reused pid can fake.
  *
- * A slot's bell is an eventfd made with the table, so that every worker has
- * all of them.
+ * A worker's bell is a unix datagram socket in the abstract namespace, named by
+ * the table, the slot and the claim.  So a worker holds one descriptor, however
+ * many others there are, and can ring those that are started after it.
  */
 
 
@@ -22,7 +23,8 @@
 #include <pthread.h>
 
 
-#define NGX_DERP_SLOTS    128
+/* nginx has room for as many processes, see NGX_MAX_PROCESSES */
+#define NGX_DERP_SLOTS    1024
 #define NGX_DERP_NO_SLOT  NGX_DERP_SLOTS
 
 
@@ -31,20 +33,21 @@ typedef struct {
     uint32_t         generation;    /* of the claim, never 0 once claimed */
     uint32_t         awake;         /* will look again before it sleeps */
     ngx_pid_t        pid;           /* for people; 0: it was given back */
-    ngx_socket_t     bell;
 } ngx_derp_aligned ngx_derp_slot_t;
 
 
 typedef struct {
     uint32_t         configurations;    /* that have started workers */
     uint32_t         stopped;           /* the last of them that was to quit */
+    uint32_t         top;               /* slots up to the last ever claimed */
+    uint64_t         id;                /* random, in the names of the bells */
     ngx_derp_slot_t  slots[NGX_DERP_SLOTS];
 } ngx_derp_slots_t;
 
 
 /*
- * Makes the table and its bells if there is none yet.  In the master, before
- * its workers are forked.  NGX_ERROR with a line in the log.
+ * Makes the table if there is none yet.  In the master, before its workers are
+ * forked.  NGX_ERROR with a line in the log.
  */
 ngx_int_t ngx_derp_slots_init(ngx_log_t *log);
 
@@ -69,8 +72,11 @@ void ngx_derp_slot_release(ngx_uint_t slot);
  */
 ngx_uint_t ngx_derp_slot_alive(ngx_uint_t slot, uint32_t generation);
 
-/* How many slots are taken, by whatever lives.  In any worker. */
+/* How many slots are taken, by whatever lives.  In any process. */
 ngx_uint_t ngx_derp_slots_used(void);
+
+/* No slot from this number on has ever been claimed.  In any process. */
+ngx_uint_t ngx_derp_slots_top(void);
 
 uint32_t ngx_derp_slot_generation(ngx_uint_t slot);
 ngx_pid_t ngx_derp_slot_pid(ngx_uint_t slot);
@@ -97,16 +103,25 @@ uint32_t ngx_derp_slots_configuration(void);
 uint32_t ngx_derp_slots_newest(void);
 
 /*
- * Rings the worker's bell unless it is awake.  One system call at most, in any
- * worker; what was written to shared memory before is seen by the woken.
+ * Makes the bell of this worker's slot, on which others ring it.
+ * Returns the descriptor, which becomes readable with each ring, a datagram of
+ * one byte, and is the caller's to read and to close; -1 with a line in the log.
+ * In a worker, after its claim.
  */
-void ngx_derp_slot_ring(ngx_uint_t slot, ngx_log_t *log);
+ngx_socket_t ngx_derp_slot_bell(ngx_uint_t slot, ngx_log_t *log);
+
+/*
+ * Rings the worker in the slot from this worker's own bell, unless that one is
+ * awake.  One system call at most, in any worker; the woken worker sees what was
+ * written to shared memory before.
+ */
+void ngx_derp_slot_ring(ngx_uint_t slot, ngx_socket_t bell, ngx_log_t *log);
 
 /*
  * The same, whatever it says: who took it upon itself to ring may have died
  * before it did.
  */
-void ngx_derp_slot_rouse(ngx_uint_t slot, ngx_log_t *log);
+void ngx_derp_slot_rouse(ngx_uint_t slot, ngx_socket_t bell, ngx_log_t *log);
 
 /*
  * The owner of a slot says that it is going to sleep.  It must look at all
@@ -116,8 +131,6 @@ void ngx_derp_slot_sleep(ngx_uint_t slot);
 
 /* The owner is awake, and will look again before it sleeps. */
 void ngx_derp_slot_wake(ngx_uint_t slot);
-
-ngx_socket_t ngx_derp_slot_bell(ngx_uint_t slot);
 
 
 #endif /* _NGX_DERP_SLOT_H_INCLUDED_ */

@@ -47,7 +47,9 @@ ngx_derp_zone_create(ngx_derp_region_t *region, void *memory, size_t size,
 
     zone = memory;
 
-    ngx_memzero(zone, sizeof(ngx_derp_zone_t));
+    /* what comes last has a part for each slot, and is zero by itself */
+
+    ngx_memzero(zone, offsetof(ngx_derp_zone_t, members));
 
     left = size - sizeof(ngx_derp_zone_t) - 8 * NGX_DERP_CACHE_LINE;
 
@@ -179,11 +181,13 @@ ngx_derp_zone_view(ngx_derp_region_t *region)
 
 
 ngx_int_t
-ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot, ngx_log_t *log)
+ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot,
+    ngx_socket_t bell, ngx_log_t *log)
 {
     region->slot = slot;
     region->generation = ngx_derp_slot_generation(slot);
     region->member = &region->zone->members[slot];
+    region->bell = bell;
     region->log = log;
 
     if (ngx_derp_zone_clear_own(region) != NGX_OK) {
@@ -249,7 +253,7 @@ ngx_derp_zone_reap(ngx_derp_region_t *region)
     ngx_int_t   rc;
     ngx_uint_t  i;
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+    for (i = 0; i < ngx_derp_slots_top(); i++) {
 
         generation = ngx_derp_load_acquire(
                                        &region->zone->members[i].generation);
@@ -337,6 +341,9 @@ ngx_derp_zone_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot,
     if (rc != NGX_OK) {
         return rc;
     }
+
+    (void) ngx_derp_and(&region->zone->watching[slot / 64],
+                        ~((uint64_t) 1 << slot % 64));
 
     ngx_derp_channel_remove_slot(region, slot);
     NGX_DERP_FAULT(region_remove_channels);

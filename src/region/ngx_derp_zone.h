@@ -40,10 +40,11 @@ ngx_int_t ngx_derp_zone_open(ngx_derp_region_t *region, void *memory);
 /*
  * The worker in this slot takes part from now on; what an earlier owner of the
  * slot left is taken away.  NGX_AGAIN: not yet, another keeps the zone's lock.
- * In a worker, once for each zone.
+ * bell is the slot's, which the caller keeps open.  In a worker, once for each
+ * zone.
  */
 ngx_int_t ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot,
-    ngx_log_t *log);
+    ngx_socket_t bell, ngx_log_t *log);
 
 /*
  * Takes away all that this worker has in the zone; where another keeps the lock

@@ -189,7 +189,6 @@ ngx_derp_client_close_peer(ngx_derp_session_t *s, u_char *key)
         return ngx_derp_session_wait(s);
     }
 
-    s->relay->changed = 1;
     ngx_derp_worker_post();
 
     ngx_derp_key_hex(hex, key);

@@ -69,9 +69,13 @@ static ngx_uint_t ngx_derp_exchange_take(ngx_derp_relay_t *relay,
 ngx_int_t
 ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log)
 {
-    relay->exchange = ngx_calloc(sizeof(ngx_derp_exchange_t), log);
+    /* not ngx_calloc(), which would touch the ends of all slots */
+
+    relay->exchange = calloc(1, sizeof(ngx_derp_exchange_t));
 
     if (relay->exchange == NULL) {
+        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                      "calloc() of a derp exchange failed");
         return NGX_ERROR;
     }
 
@@ -455,12 +459,12 @@ ngx_derp_exchange_receive(ngx_derp_relay_t *relay)
 
         if (slot == relay->region.slot) {
 
-            /* the inbox: it may be any of the others who waits */
+            /* the inbox: any of the others may be the one that waits */
 
-            ngx_derp_region_ring(&relay->region);
+            relay->region.everybody = 1;
 
         } else if (slot != NGX_DERP_NO_SLOT) {
-            ngx_derp_slot_ring(slot, ex->log);
+            ngx_derp_slot_ring(slot, relay->region.bell, ex->log);
         }
     }
 
@@ -650,7 +654,7 @@ ngx_derp_exchange_ring(ngx_derp_relay_t *relay)
 
         if (outlet && outlet->ring) {
             outlet->ring = 0;
-            ngx_derp_slot_ring(i, ex->log);
+            ngx_derp_slot_ring(i, relay->region.bell, ex->log);
         }
     }
 }
@@ -765,6 +769,6 @@ ngx_derp_exchange_destroy(ngx_derp_relay_t *relay)
 
     /* the ends themselves are let go of with the slot */
 
-    ngx_free(ex);
+    free(ex);
     relay->exchange = NULL;
 }

@@ -188,6 +188,8 @@ ngx_derp_heard_add(ngx_derp_session_t *s, u_char *key, uint64_t hash)
         source->handle.generation = 0;
         (void) ngx_derp_registry_find(&s->relay->region, key, &source->handle);
 
+        ngx_derp_registry_hear(&s->relay->region, key);
+
         *link = source;
     }
 

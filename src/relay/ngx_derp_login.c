@@ -212,7 +212,6 @@ ngx_derp_login_register(ngx_derp_session_t *s)
     }
 
     relay->sessions[ngx_derp_route_index(s->route)] = s;
-    relay->changed = 1;
 
     gauges = &relay->region.member->gauges;
 

@@ -257,7 +257,7 @@ ngx_derp_mesh_needed(ngx_derp_relay_t *relay)
     clients = 0;
     watchers = 0;
 
-    for (i = 0; i < NGX_DERP_SLOTS; i++) {
+    for (i = 0; i < ngx_derp_slots_top(); i++) {
         member = &relay->region.zone->members[i];
 
         if (ngx_derp_load(&member->generation)) {
@@ -368,7 +368,6 @@ ngx_derp_mesh_tick_line(ngx_derp_line_t *line)
 
     relay = s->relay;
 
-    relay->changed = 1;
     ngx_derp_worker_post();
 
     index = 0;
@@ -856,7 +855,6 @@ ngx_derp_mesh_present(ngx_derp_session_t *s, u_char *key)
         return NGX_OK;
     }
 
-    s->relay->changed = 1;
     ngx_derp_worker_post();
 
     return NGX_OK;
@@ -888,7 +886,6 @@ ngx_derp_mesh_gone(ngx_derp_session_t *s, u_char *body, size_t len)
         return ngx_derp_session_wait(s);
     }
 
-    s->relay->changed = 1;
     ngx_derp_worker_post();
 
     return NGX_OK;

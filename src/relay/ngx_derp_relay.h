@@ -67,7 +67,6 @@ struct ngx_derp_relay_s {
     ngx_str_t               notice;     /* as the clients know it */
     uint32_t                notice_sequence;
     time_t                  complained;
-    unsigned                changed:1;  /* the others are to be rung */
     unsigned                stalled:1;  /* who has the lock does not go on */
     unsigned                reap:1;     /* workers may have died */
     unsigned                sweep:1;    /* departures may have been missed */

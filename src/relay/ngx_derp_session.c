@@ -937,8 +937,6 @@ ngx_derp_session_remove(ngx_derp_session_t *s)
         return NGX_OK;
     }
 
-    s->relay->changed = 1;
-
     return ngx_derp_registry_remove(&s->relay->region, s->route, &s->removed);
 }
 

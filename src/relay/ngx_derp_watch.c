@@ -54,6 +54,8 @@ ngx_derp_watch_start(ngx_derp_session_t *s)
         ngx_queue_insert_tail(&s->relay->watchers, &w->queue);
         s->relay->region.member->gauges.watchers++;
 
+        ngx_derp_region_watch(&s->relay->region, 1);
+
         w->cursor = ngx_derp_journal_cursor(&s->relay->region);
         w->passed = 0;
 
@@ -88,6 +90,10 @@ ngx_derp_watch_stop(ngx_derp_session_t *s)
     ngx_queue_remove(&w->queue);
     ngx_free(w);
     s->watches = 0;
+
+    if (ngx_queue_empty(&s->relay->watchers)) {
+        ngx_derp_region_watch(&s->relay->region, 0);
+    }
 }
 
 

@@ -166,7 +166,8 @@ ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log)
     ngx_queue_init(&relay->denied);
     ngx_queue_init(&relay->watchers);
 
-    if (ngx_derp_zone_join(&relay->region, ngx_derp_worker.slot, log)
+    if (ngx_derp_zone_join(&relay->region, ngx_derp_worker.slot,
+                           ngx_derp_worker.bell->fd, log)
         != NGX_OK)
     {
         return NGX_AGAIN;
@@ -204,11 +205,17 @@ ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log)
 static ngx_int_t
 ngx_derp_worker_add_bell(void)
 {
+    ngx_socket_t       s;
     ngx_connection_t  *c;
 
-    c = ngx_get_connection(ngx_derp_slot_bell(ngx_derp_worker.slot),
-                           ngx_derp_worker.log);
+    s = ngx_derp_slot_bell(ngx_derp_worker.slot, ngx_derp_worker.log);
+    if (s == (ngx_socket_t) -1) {
+        return NGX_ERROR;
+    }
+
+    c = ngx_get_connection(s, ngx_derp_worker.log);
     if (c == NULL) {
+        (void) ngx_close_socket(s);
         return NGX_ERROR;
     }
 
@@ -223,9 +230,9 @@ ngx_derp_worker_add_bell(void)
 
     ngx_derp_worker.bell = c;
 
-    /* edge-triggered: each ring is an event, and nobody need read it */
+    /* level-triggered: rings that are left behind one are events of their own */
 
-    return ngx_add_event(c->read, NGX_READ_EVENT, NGX_CLEAR_EVENT);
+    return ngx_add_event(c->read, NGX_READ_EVENT, NGX_LEVEL_EVENT);
 }
 
 
@@ -266,6 +273,11 @@ ngx_derp_worker_exit(void)
 
     ngx_derp_slot_release(ngx_derp_worker.slot);
     ngx_derp_worker.slot = NGX_DERP_NO_SLOT;
+
+    if (ngx_derp_worker.bell) {
+        ngx_close_connection(ngx_derp_worker.bell);
+        ngx_derp_worker.bell = NULL;
+    }
 
     ngx_derp_buf_trim(&ngx_derp_worker.bufs, 0);
     ngx_free(ngx_derp_worker.memory);
@@ -319,6 +331,13 @@ ngx_derp_worker_post(void)
 static void
 ngx_derp_worker_bell_handler(ngx_event_t *ev)
 {
+    u_char             ring;
+    ngx_connection_t  *c;
+
+    c = ev->data;
+
+    (void) recv(c->fd, &ring, 1, 0);
+
     ngx_derp_worker_post();
 }
 
@@ -543,11 +562,7 @@ ngx_derp_worker_ring(void)
 
     for (i = 0; i < ngx_derp_worker.joined; i++) {
 
-        if (relay[i]->changed) {
-            relay[i]->changed = 0;
-            ngx_derp_region_ring(&relay[i]->region);
-        }
-
+        ngx_derp_region_ring(&relay[i]->region);
         ngx_derp_exchange_ring(relay[i]);
     }
 }

@@ -33,7 +33,9 @@ fuzz_other_join(void)
 
     fuzz_other.zone = fuzz_memory;
     stub_assert(ngx_derp_zone_open(&fuzz_other, fuzz_memory) == NGX_OK);
-    stub_assert(ngx_derp_zone_join(&fuzz_other, slot, &stub_log) == NGX_OK);
+    stub_assert(ngx_derp_zone_join(&fuzz_other, slot,
+                                   ngx_derp_worker.bell->fd, &stub_log)
+                == NGX_OK);
 
     stub_assert(ngx_derp_inbox_accept(&fuzz_other, &fuzz_inbox) == NGX_OK);
 
@@ -219,7 +221,7 @@ fuzz_other_sends(fuzz_input_t *in)
 
     ngx_derp_channel_publish(&fuzz_producer);
     ngx_derp_inbox_leave(&fuzz_producer);
-    ngx_derp_slot_ring(ngx_derp_worker.slot, &stub_log);
+    ngx_derp_slot_ring(ngx_derp_worker.slot, fuzz_other.bell, &stub_log);
 }
 
 
@@ -281,9 +283,10 @@ fuzz_other_takes_from(ngx_derp_consumer_t *consumer, ngx_uint_t n)
     slot = ngx_derp_channel_wanted(consumer);
 
     if (slot == fuzz_other.slot) {
+        fuzz_other.everybody = 1;
         ngx_derp_region_ring(&fuzz_other);
 
     } else if (slot != NGX_DERP_NO_SLOT) {
-        ngx_derp_slot_ring(slot, &stub_log);
+        ngx_derp_slot_ring(slot, fuzz_other.bell, &stub_log);
     }
 }

@@ -123,7 +123,9 @@ fuzz_worker_start(void)
     ngx_str_set(&fuzz_the_link.url.url, "derp.example.com");
 
     fuzz_relay.buffers = 2 * 1024 * 1024;
-    fuzz_relay.changed = 0;
+    region->heard = 0;
+    region->watched = 0;
+    region->everybody = 0;
     fuzz_relay.notice.len = 0;
     fuzz_relay.notice_sequence = 0;
 

@@ -221,6 +221,13 @@ ngx_get_connection(ngx_socket_t s, ngx_log_t *log)
 
 
 void
+ngx_close_connection(ngx_connection_t *c)
+{
+    (void) close(c->fd);
+}
+
+
+void
 ngx_reusable_connection(ngx_connection_t *c, ngx_uint_t reusable)
 {
 }

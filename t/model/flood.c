@@ -39,7 +39,7 @@ flood_create(model_worker_t *w)
     model_assert(ngx_derp_zone_open(&w->region, memory) == NGX_OK, "layout");
     ngx_memzero(w->region.buckets, FLOOD_BUCKETS * sizeof(uint32_t));
 
-    model_assert(ngx_derp_zone_join(&w->region, ngx_derp_slot_claim(),
+    model_assert(ngx_derp_zone_join(&w->region, ngx_derp_slot_claim(), -1,
                                     &model_log)
                  == NGX_OK, "join");
 }

@@ -218,6 +218,10 @@ kill_census(void)
     uint64_t                  n;
     static uint64_t           last;
     static ngx_derp_census_t  census;
+    static ngx_derp_member_t  members[NGX_DERP_SLOTS];
+
+    census.members = members;
+    census.nmembers = ngx_derp_slots_top();
 
     ngx_derp_census(&region, &census);
     n = census.counters.accepts;

@@ -173,6 +173,7 @@ model_create(ngx_derp_region_t *region, void *memory, uint32_t capacity,
     region->zone->ring_size = ring_size;
 
     region->slot = NGX_DERP_NO_SLOT;
+    region->bell = socket(AF_UNIX, SOCK_DGRAM|SOCK_NONBLOCK, 0);
     region->log = &model_log;
 
     model_assert(ngx_derp_zone_open(region, memory) == NGX_OK, "layout");
@@ -238,9 +239,12 @@ model_join(model_worker_t *w, void *memory, ngx_uint_t n)
     slot = ngx_derp_slot_claim();
     model_assert(slot != NGX_DERP_NO_SLOT, "slots leak");
 
+    w->bell = ngx_derp_slot_bell(slot, &model_log);
+    model_assert(w->bell != -1, "no bell");
+
     model_assert(ngx_derp_zone_open(&w->region, memory) == NGX_OK, "layout");
-    model_assert(ngx_derp_zone_join(&w->region, slot, &model_log) == NGX_OK,
-                 "nobody lets go of the lock");
+    model_assert(ngx_derp_zone_join(&w->region, slot, w->bell, &model_log)
+                 == NGX_OK, "nobody lets go of the lock");
 
     w->known = ngx_derp_load(&w->region.zone->channels_changed) - 1;
 
@@ -342,7 +346,8 @@ model_add(model_worker_t *w, uint32_t id)
 
     if (model_history) {
         ngx_derp_store_release(model_past(route),
-                               (route & 0xffffffff) << 32 | id);
+                               (uint64_t) ngx_derp_route_generation(route)
+                               << 32 | id);
     }
 
     c = &w->clients[w->nclients++];
@@ -624,7 +629,7 @@ model_step_send(model_worker_t *w)
     }
 
     ngx_derp_channel_publish(producer);
-    ngx_derp_slot_ring(slot, &model_log);
+    ngx_derp_slot_ring(slot, w->bell, &model_log);
 
     if (model_random(&w->random) % 256 == 0) {
         (void) ngx_derp_channel_close(&w->region, producer);
@@ -687,7 +692,7 @@ model_step_share(model_worker_t *w)
         }
     }
 
-    ngx_derp_slot_ring(slot, &model_log);
+    ngx_derp_slot_ring(slot, w->bell, &model_log);
 }
 
 
@@ -722,6 +727,7 @@ model_step_inbox(model_worker_t *w)
     }
 
     if (ngx_derp_channel_wanted(&w->inbox) == w->region.slot) {
+        w->region.everybody = 1;
         ngx_derp_region_ring(&w->region);
     }
 }
@@ -785,7 +791,7 @@ model_step_receive(model_worker_t *w)
         slot = ngx_derp_channel_wanted(c);
 
         if (slot != NGX_DERP_NO_SLOT) {
-            ngx_derp_slot_ring(slot, &model_log);
+            ngx_derp_slot_ring(slot, w->bell, &model_log);
         }
 
         if (n < 64 && ended
@@ -1044,7 +1050,7 @@ model_check_peers(ngx_derp_region_t *region, uint8_t *seen, uint8_t *peers)
             peers[i - 1] = 1;
             peer = &region->peers[i - 1];
 
-            model_assert(peer->bucket == b
+            model_assert(ngx_derp_peer_bucket(region, peer->key) == b
                          && (ngx_derp_key_hash(peer->key, zone->secret)
                              & (zone->buckets - 1)) == b,
                          "peer %u is in the wrong chain", i - 1);

@@ -46,6 +46,7 @@ typedef struct {
     ngx_derp_region_t    region;
     uint64_t             random;
     ngx_uint_t           n;             /* of the worker */
+    ngx_socket_t         bell;
 
     ngx_uint_t           nclients;
     model_client_t       clients[MODEL_MAX_OWN];

@@ -69,6 +69,7 @@ threads_leave(model_worker_t *w)
 {
     ngx_derp_zone_leave(&w->region);
     ngx_derp_slot_release(w->region.slot);
+    (void) close(w->bell);
 }
 
 
@@ -77,20 +78,22 @@ threads_leave(model_worker_t *w)
 static void
 threads_sleep(model_worker_t *w, ngx_uint_t (*pending)(model_worker_t *w))
 {
-    uint64_t       rings;
+    u_char         ring;
     struct pollfd  pfd;
 
     ngx_derp_slot_sleep(w->region.slot);
 
     if (!pending(w)) {
-        pfd.fd = ngx_derp_slot_bell(w->region.slot);
+        pfd.fd = w->bell;
         pfd.events = POLLIN;
 
         model_assert(poll(&pfd, 1, THREADS_PATIENCE) == 1,
                      "worker %u was not rung", (unsigned) w->n);
     }
 
-    (void) !read(ngx_derp_slot_bell(w->region.slot), &rings, sizeof(rings));
+    /* each ring is a byte of its own */
+
+    while (read(w->bell, &ring, 1) > 0) { /* void */ }
 
     ngx_derp_slot_wake(w->region.slot);
 }
@@ -210,7 +213,7 @@ threads_pong(void *data)
         model_fill(p, 8, i);
 
         ngx_derp_channel_publish(producer);
-        ngx_derp_slot_ring(to, &model_log);
+        ngx_derp_slot_ring(to, w->bell, &model_log);
     }
 
     (void) pthread_barrier_wait(&barrier);
@@ -248,7 +251,7 @@ threads_produce(void *data)
         while ((p = ngx_derp_channel_put(producer, i + 1, len, 1, 0)) == NULL) {
 
             ngx_derp_channel_publish(producer);
-            ngx_derp_slot_ring(to, &model_log);
+            ngx_derp_slot_ring(to, w->bell, &model_log);
 
             if (ngx_derp_channel_want(producer, len) == NGX_AGAIN) {
                 threads_sleep(w, threads_room);
@@ -259,12 +262,12 @@ threads_produce(void *data)
 
         if (model_random(&w->random) % 2) {
             ngx_derp_channel_publish(producer);
-            ngx_derp_slot_ring(to, &model_log);
+            ngx_derp_slot_ring(to, w->bell, &model_log);
         }
     }
 
     ngx_derp_channel_publish(producer);
-    ngx_derp_slot_ring(to, &model_log);
+    ngx_derp_slot_ring(to, w->bell, &model_log);
 
     (void) pthread_barrier_wait(&barrier);
     threads_leave(w);
@@ -306,7 +309,7 @@ threads_consume(void *data)
             slot = ngx_derp_channel_wanted(c);
 
             if (slot != NGX_DERP_NO_SLOT) {
-                ngx_derp_slot_ring(slot, &model_log);
+                ngx_derp_slot_ring(slot, w->bell, &model_log);
             }
         }
 
@@ -378,7 +381,7 @@ threads_share(void *data)
         }
 
         ngx_derp_inbox_leave(producer);
-        ngx_derp_slot_ring(to, &model_log);
+        ngx_derp_slot_ring(to, w->bell, &model_log);
 
         if (p == NULL && ngx_derp_channel_want(producer, len) == NGX_AGAIN) {
             threads_sleep(w, threads_inbox_room);
@@ -413,6 +416,7 @@ threads_empty(void *data)
             ngx_derp_channel_take(&w->inbox, &record);
 
             if (ngx_derp_channel_wanted(&w->inbox) == w->region.slot) {
+                w->region.everybody = 1;
                 ngx_derp_region_ring(&w->region);
             }
         }
