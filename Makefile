@@ -74,10 +74,11 @@ endif
 
 DERP_MODULE = $(if $(STATIC),,$(CURDIR)/$(OUT)/ngx_http_derp_module.so)
 
-# Fault points, at which tests kill a worker, are in a module of their own.
+# Fault points, at which tests kill a worker, are in a module of their own; it
+# has so few slots that tests can use them up.
 
 ifneq ($(FAULTS),)
-override CC_OPT += -DNGX_DERP_FAULTS=1
+override CC_OPT += -DNGX_DERP_FAULTS=1 -DNGX_DERP_SLOTS=128
 endif
 
 MODELS = TREE=$(TREE) OBJS=$(CURDIR)/$(WORK)/objs OUT=$(CURDIR)/build/model \

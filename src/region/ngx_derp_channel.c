@@ -9,14 +9,13 @@
 #include "ngx_derp_fault.h"
 
 
-#define NGX_DERP_RECORD_ALIGN  16
-
 #define ngx_derp_record_size(len)                                             \
     ngx_align(sizeof(ngx_derp_record_t) + (len), NGX_DERP_RECORD_ALIGN)
 
 
 static void ngx_derp_channel_drop(ngx_derp_region_t *region,
     ngx_derp_channel_t *ch);
+static u_char *ngx_derp_channel_harmed(ngx_derp_consumer_t *c, uint64_t tail);
 static void ngx_derp_channel_pass(ngx_derp_consumer_t *c, size_t size);
 static size_t ngx_derp_channel_needs(ngx_derp_producer_t *p, size_t size);
 static ngx_uint_t ngx_derp_channel_fits(ngx_derp_producer_t *p, size_t size);
@@ -303,6 +302,7 @@ ngx_derp_channel_accept(ngx_derp_region_t *region, ngx_uint_t *index,
         c->head = ch->head;
         c->offset = ch->head % zone->ring_size;
         c->size = zone->ring_size;
+        c->harmed = 0;
 
         return NGX_OK;
     }
@@ -314,23 +314,70 @@ ngx_derp_channel_accept(ngx_derp_region_t *region, ngx_uint_t *index,
 u_char *
 ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
 {
-    u_char  *p;
+    u_char    *p;
+    size_t     left;
+    uint64_t   tail, published;
 
     for ( ;; ) {
 
-        if (ngx_derp_load_acquire(&c->channel->tail) == c->head) {
+        tail = ngx_derp_load_acquire(&c->channel->tail);
+        published = tail - c->head;
+
+        if (published == 0) {
             return NULL;
         }
 
-        p = c->ring + c->offset;
-        *record = *(ngx_derp_record_t *) p;
+        left = c->size - c->offset;
 
-        if (record->len) {
-            return p + sizeof(ngx_derp_record_t);
+        if (published > c->size || published < NGX_DERP_RECORD_ALIGN) {
+            return ngx_derp_channel_harmed(c, tail);
         }
 
-        ngx_derp_channel_pass(c, c->size - c->offset);
+        p = c->ring + c->offset;
+
+        /* the end of the ring that is skipped may be less than a record */
+
+        if (((ngx_derp_record_t *) p)->len == 0) {
+
+            if (left > published) {
+                return ngx_derp_channel_harmed(c, tail);
+            }
+
+            ngx_derp_channel_pass(c, left);
+            continue;
+        }
+
+        if (left < sizeof(ngx_derp_record_t)) {
+            return ngx_derp_channel_harmed(c, tail);
+        }
+
+        *record = *(ngx_derp_record_t *) p;
+
+        if (record->len == 0
+            || record->len > left - sizeof(ngx_derp_record_t)
+            || ngx_derp_record_size(record->len) > published
+            || record->packets == 0)
+        {
+            return ngx_derp_channel_harmed(c, tail);
+        }
+
+        return p + sizeof(ngx_derp_record_t);
     }
+}
+
+
+/* Where one size is wrong nobody can tell where the next record begins. */
+
+static u_char *
+ngx_derp_channel_harmed(ngx_derp_consumer_t *c, uint64_t tail)
+{
+    c->head = tail;
+    c->offset = tail % c->size;
+    c->harmed = 1;
+
+    ngx_derp_store_release(&c->channel->head, c->head);
+
+    return NULL;
 }
 
 
@@ -371,7 +418,7 @@ ngx_derp_channel_wanted(ngx_derp_consumer_t *c)
 
     NGX_DERP_FAULT(channel_wanted);
 
-    return c->channel->from;
+    return ngx_min(c->channel->from, NGX_DERP_NO_SLOT);
 }
 
 

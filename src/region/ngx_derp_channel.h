@@ -18,7 +18,10 @@
 
 
 /* the largest frame fits, with the record's own bytes; a multiple of 4K */
-#define NGX_DERP_RING_MIN  (68 * 1024)
+#define NGX_DERP_RING_MIN      (68 * 1024)
+
+/* of records in a ring */
+#define NGX_DERP_RECORD_ALIGN  16
 
 /* of a ring; no more than one frame in a larger record, for two to have room */
 #define ngx_derp_channel_span(size)  ((size) / 2 - sizeof(ngx_derp_record_t))
@@ -66,6 +69,7 @@ typedef struct {
     uint64_t             head;
     uint32_t             offset;        /* of the head in the ring */
     uint32_t             size;
+    unsigned             harmed:1;      /* what was there was no record */
 } ngx_derp_consumer_t;
 
 
@@ -125,7 +129,9 @@ ngx_int_t ngx_derp_channel_accept(ngx_derp_region_t *region,
 /*
  * The oldest record's frames, in the ring itself: the caller's to change until
  * ngx_derp_channel_take(), which gives their room back to the producer.  NULL:
- * there is none.
+ * there is none, or what there is lies outside of what was published or of the
+ * ring.  Then all of it is dropped, and c->harmed is set, for the caller to say
+ * so and to clear.  What the frames say of themselves is not looked at.
  */
 u_char *ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record);
 void ngx_derp_channel_take(ngx_derp_consumer_t *c, ngx_derp_record_t *record);

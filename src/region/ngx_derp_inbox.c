@@ -90,6 +90,7 @@ ngx_derp_inbox_accept(ngx_derp_region_t *region, ngx_derp_consumer_t *c)
     c->size = NGX_DERP_INBOX_SIZE;
     c->head = ngx_derp_load(&c->channel->head);
     c->offset = c->head % c->size;
+    c->harmed = 0;
 
     return NGX_OK;
 }
@@ -124,6 +125,13 @@ ngx_derp_inbox_enter(ngx_derp_producer_t *p)
     p->tail = ngx_derp_load(&p->channel->tail);
     p->head = ngx_derp_load_acquire(&p->channel->head);
     p->offset = p->tail % p->size;
+
+    /* what others have written is never more than the ring, in whole steps */
+
+    if (p->tail - p->head > p->size || p->tail % NGX_DERP_RECORD_ALIGN) {
+        ngx_derp_inbox_leave(p);
+        return NGX_ERROR;
+    }
 
     return NGX_OK;
 }

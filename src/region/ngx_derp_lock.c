@@ -40,6 +40,8 @@ ngx_derp_lock(ngx_derp_region_t *region)
     region->denied = (rc == EBUSY);
 
     if (region->denied) {
+        ngx_log_debug1(NGX_LOG_DEBUG_HTTP, region->log, 0,
+                       "derp zone is locked by another, after %ui tries", n);
         return NGX_AGAIN;
     }
 

@@ -109,7 +109,10 @@ ngx_derp_peer_walk(ngx_derp_region_t *region, uint32_t bucket, u_char *key)
     sequence = ngx_derp_load_acquire(&region->zone->sequence);
     i = ngx_derp_load_acquire(&region->buckets[bucket]);
 
-    for (n = 1; i && n <= region->zone->capacity; n++) {
+    for (n = 1;
+         i && i <= region->zone->capacity && n <= region->zone->capacity;
+         n++)
+    {
         peer = &region->peers[i - 1];
 
         if (ngx_derp_equal_bytes(peer->key, key, NGX_DERP_KEY_LEN)) {

@@ -23,8 +23,11 @@
 #include <pthread.h>
 
 
-/* nginx has room for as many processes, see NGX_MAX_PROCESSES */
+/* nginx has room for as many processes, see NGX_MAX_PROCESSES; tests for fewer */
+#ifndef NGX_DERP_SLOTS
 #define NGX_DERP_SLOTS    1024
+#endif
+
 #define NGX_DERP_NO_SLOT  NGX_DERP_SLOTS
 
 

@@ -335,6 +335,10 @@ ngx_derp_zone_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot,
     rc = ngx_derp_registry_remove_slot(region, slot, index);
     NGX_DERP_FAULT(region_remove_conns);
 
+    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, region->log, 0,
+                   "derp slot %ui is taken off, connections:%uD rc:%i",
+                   slot, *index, rc);
+
     ngx_derp_region_rouse(region);
     NGX_DERP_FAULT(region_remove_rouse);
 

@@ -45,6 +45,9 @@ ngx_derp_backlog_add(ngx_derp_session_t *s, u_char *p, u_char *last)
         }
 
         if (kind == NGX_DERP_CONTROL) {
+            ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                           "derp frame of type %d finds no room", p[0]);
+
             ngx_derp_session_fail(s, "no room in its outbox");
 
         } else {
@@ -324,6 +327,10 @@ ngx_derp_backlog_count(ngx_derp_session_t *s, size_t len, ngx_uint_t kind,
     len -= s->linked ? NGX_DERP_FORWARD_OFFSET : NGX_DERP_PACKET_OFFSET;
 
     counters = &s->relay->region.member->counters;
+
+    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp packet dropped, reason:%d disco:%ui size:%uz",
+                   reason, kind, len);
 
     s->traffic.packets_out--;
     s->traffic.bytes_out -= len;

@@ -16,16 +16,23 @@
 /* what is taken of a channel in one turn, in bytes */
 #define NGX_DERP_EXCHANGE_BUDGET  (256 * 1024)
 
+/* what may be parked for one worker, in bytes of buffers */
+#define NGX_DERP_EXCHANGE_PARK    (2 * 1024 * 1024)
+
 
 typedef struct {
     ngx_derp_producer_t      producer;
     ngx_derp_producer_t      left;          /* to be closed, when it can be */
     ngx_queue_t              waiting;       /* sessions */
+    ngx_queue_t              parked;        /* buffers: a record, its frames */
+    size_t                   nparked;       /* bytes of these */
     ngx_event_t              stall;
     ngx_derp_relay_t        *relay;
-    uint64_t                 head;          /* when the wait began */
+    uint64_t                 seen;          /* the consumer's head, */
+    ngx_msec_t               looked;        /* when it was last looked at */
+    ngx_msec_t               stuck;         /* for how long it has not moved */
     ngx_uint_t               idle;          /* ticks since the last frame */
-    unsigned                 stalled:1;
+    unsigned                 stalled:1;     /* what comes for it is dropped */
     unsigned                 ring:1;        /* written to in this turn */
 } ngx_derp_outlet_t;
 
@@ -44,6 +51,7 @@ struct ngx_derp_exchange_s {
     ngx_uint_t               ninlets;
     uint32_t                 known;         /* state of the channels */
     uint32_t                 shortage;      /* of channels, as last seen */
+    ngx_uint_t               nparked;       /* records, of all outlets */
     ngx_log_t               *log;
 };
 
@@ -52,8 +60,23 @@ static ngx_derp_outlet_t *ngx_derp_exchange_outlet(ngx_derp_relay_t *relay,
     ngx_uint_t slot);
 static ngx_int_t ngx_derp_exchange_open(ngx_derp_relay_t *relay,
     ngx_derp_outlet_t *outlet, ngx_uint_t slot);
+static void ngx_derp_exchange_look(ngx_derp_outlet_t *outlet);
+static ngx_int_t ngx_derp_exchange_reserve(ngx_derp_session_t *s,
+    ngx_derp_outlet_t *outlet, ngx_derp_record_t *record, u_char **p,
+    ngx_uint_t *parked);
+static ngx_int_t ngx_derp_exchange_put(ngx_derp_outlet_t *outlet,
+    ngx_derp_record_t *record, u_char **p);
+static void ngx_derp_exchange_commit(ngx_derp_outlet_t *outlet);
 static ngx_int_t ngx_derp_exchange_wait(ngx_derp_session_t *s,
     ngx_derp_outlet_t *outlet, size_t len);
+static u_char *ngx_derp_exchange_park(ngx_derp_session_t *s,
+    ngx_derp_outlet_t *outlet, ngx_derp_record_t *record);
+static void ngx_derp_exchange_unpark(ngx_derp_outlet_t *outlet);
+static void ngx_derp_exchange_drop_parked(ngx_derp_outlet_t *outlet,
+    ngx_derp_session_t *s, ngx_derp_drop_e reason);
+static void ngx_derp_exchange_put_back(ngx_derp_outlet_t *outlet,
+    ngx_derp_buf_t *buf);
+static void ngx_derp_exchange_stalled(ngx_derp_outlet_t *outlet);
 static ngx_uint_t ngx_derp_exchange_has_room(ngx_derp_outlet_t *outlet);
 static void ngx_derp_exchange_stall_handler(ngx_event_t *ev);
 static void ngx_derp_exchange_resume(ngx_derp_outlet_t *outlet);
@@ -64,6 +87,14 @@ static void ngx_derp_exchange_tidy_outlet(ngx_derp_relay_t *relay,
 static void ngx_derp_exchange_accept(ngx_derp_relay_t *relay);
 static ngx_uint_t ngx_derp_exchange_take(ngx_derp_relay_t *relay,
     ngx_derp_inlet_t *inlet);
+static void ngx_derp_exchange_harmed(ngx_derp_relay_t *relay,
+    ngx_derp_inlet_t *inlet);
+
+
+/* of each frame of a record: what is not packet */
+#define ngx_derp_exchange_head(record)                                        \
+    ((record)->route & NGX_DERP_ROUTE_LINK ? NGX_DERP_FORWARD_OFFSET          \
+                                           : NGX_DERP_PACKET_OFFSET)
 
 
 ngx_int_t
@@ -98,12 +129,14 @@ ngx_int_t
 ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
     ngx_derp_span_t *span, ngx_uint_t type, u_char *source)
 {
-    u_char              *p;
-    size_t               len;
-    ngx_uint_t           slot;
-    ngx_derp_drop_e      reason;
-    ngx_derp_outlet_t   *outlet;
+    u_char             *p;
+    ngx_int_t           rc;
+    ngx_uint_t          slot, parked;
+    ngx_derp_drop_e     reason;
+    ngx_derp_record_t   record;
+    ngx_derp_outlet_t  *outlet;
 
+    parked = 0;
     reason = NGX_DERP_DROP_CHANNEL;
     slot = ngx_derp_route_slot(route);
 
@@ -139,52 +172,33 @@ ngx_derp_exchange_send(ngx_derp_session_t *s, ngx_derp_route_t route,
     outlet->idle = 0;
 
     ngx_derp_span_cut(span, ngx_derp_channel_span(outlet->producer.size));
-    len = span->last - span->pos;
 
-    for ( ;; ) {
-
-        if (ngx_derp_inbox_enter(&outlet->producer) != NGX_OK) {
-            ngx_derp_worker_complain(s->relay, "finds an inbox locked by "
-                                     "a worker that does not go on, packets "
-                                     "for it are lost");
-            goto dropped;
-        }
-
-        p = ngx_derp_channel_put(&outlet->producer, route, len,
-                                 span->packets, s->born);
-
-        if (p) {
-            break;
-        }
-
-        ngx_derp_inbox_leave(&outlet->producer);
-
-        switch (ngx_derp_exchange_wait(s, outlet, len)) {
-
-        case NGX_OK:
-            break;
-
-        case NGX_AGAIN:
-            return NGX_AGAIN;
-
-        default:
-            goto dropped;
-        }
-    }
-
-    /* there may have been room all the while: that says nothing of the other */
-
-    outlet->stalled &= (outlet->producer.head == outlet->head);
-
-    ngx_memcpy(p, span->pos, len);
-    ngx_derp_span_turn(span, p, type, source);
-
-    ngx_derp_channel_publish(&outlet->producer);
-    ngx_derp_inbox_leave(&outlet->producer);
+    record.len = span->last - span->pos;
+    record.packets = span->packets;
+    record.route = route;
+    record.born = s->born;
 
     if (!outlet->ring) {
         outlet->ring = 1;
         ngx_derp_worker_post();
+        ngx_derp_exchange_look(outlet);
+    }
+
+    rc = ngx_derp_exchange_reserve(s, outlet, &record, &p, &parked);
+
+    if (rc == NGX_AGAIN) {
+        return NGX_AGAIN;
+    }
+
+    if (rc != NGX_OK) {
+        goto dropped;
+    }
+
+    ngx_memcpy(p, span->pos, record.len);
+    ngx_derp_span_turn(span, p, type, source);
+
+    if (!parked) {
+        ngx_derp_exchange_commit(outlet);
     }
 
     return NGX_OK;
@@ -194,6 +208,118 @@ dropped:
     ngx_derp_span_drop(span, &s->relay->region, reason);
 
     return NGX_OK;
+}
+
+
+/*
+ * Room for a record in the channel, or behind what is parked: then *parked is set.
+ * NGX_AGAIN: the session waits; NGX_DECLINED: the record must be dropped.
+ */
+
+static ngx_int_t
+ngx_derp_exchange_reserve(ngx_derp_session_t *s, ngx_derp_outlet_t *outlet,
+    ngx_derp_record_t *record, u_char **p, ngx_uint_t *parked)
+{
+    ngx_int_t  rc;
+
+    *parked = 0;
+
+    for ( ;; ) {
+
+        rc = NGX_AGAIN;
+
+        if (!ngx_queue_empty(&outlet->parked)) {
+            ngx_derp_exchange_unpark(outlet);
+        }
+
+        if (ngx_queue_empty(&outlet->parked)) {
+            rc = ngx_derp_exchange_put(outlet, record, p);
+        }
+
+        if (rc != NGX_AGAIN) {
+            return rc;
+        }
+
+        rc = ngx_derp_exchange_wait(s, outlet, record->len);
+
+        if (rc == NGX_BUSY) {
+            *parked = 1;
+            *p = ngx_derp_exchange_park(s, outlet, record);
+
+            return *p ? NGX_OK : NGX_DECLINED;
+        }
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_derp_exchange_put(ngx_derp_outlet_t *outlet, ngx_derp_record_t *record,
+    u_char **p)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_derp_inbox_enter(&outlet->producer);
+
+    if (rc != NGX_OK) {
+        ngx_derp_worker_complain(outlet->relay, rc == NGX_ERROR
+                                 ? "finds an inbox that is not whole, packets "
+                                   "for it are lost: restart nginx"
+                                 : "finds an inbox locked by a worker that does "
+                                   "not go on, packets for it are lost");
+        return NGX_DECLINED;
+    }
+
+    *p = ngx_derp_channel_put(&outlet->producer, record->route, record->len,
+                              record->packets, record->born);
+
+    if (*p == NULL) {
+        ngx_derp_inbox_leave(&outlet->producer);
+        return NGX_AGAIN;
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_derp_exchange_commit(ngx_derp_outlet_t *outlet)
+{
+    ngx_derp_channel_publish(&outlet->producer);
+    ngx_derp_inbox_leave(&outlet->producer);
+}
+
+
+/*
+ * Once in a turn that writes to it, and while anybody waits.  A worker that has
+ * itself been put off for long must not blame that on the other one, so what
+ * counts is the time that it was there to look.
+ */
+
+static void
+ngx_derp_exchange_look(ngx_derp_outlet_t *outlet)
+{
+    uint64_t             head;
+    ngx_msec_t           elapsed;
+    ngx_derp_channel_t  *ch;
+
+    ch = outlet->producer.channel;
+    head = ngx_derp_load_acquire(&ch->head);
+    elapsed = ngx_current_msec - outlet->looked;
+
+    outlet->looked = ngx_current_msec;
+
+    if (head != outlet->seen || head == ngx_derp_load(&ch->tail)) {
+        outlet->seen = head;
+        outlet->stuck = 0;
+        outlet->stalled = 0;
+
+    } else {
+        outlet->stuck += ngx_min(elapsed, 2 * NGX_DERP_SLOW);
+    }
 }
 
 
@@ -229,7 +355,8 @@ ngx_derp_exchange_test(ngx_derp_session_t *s)
         return NGX_OK;
     }
 
-    return ngx_derp_exchange_wait(s, outlet, p->size / 2);
+    return ngx_derp_exchange_wait(s, outlet, p->size / 2) == NGX_AGAIN
+           ? NGX_AGAIN : NGX_OK;
 }
 
 
@@ -258,6 +385,7 @@ ngx_derp_exchange_outlet(ngx_derp_relay_t *relay, ngx_uint_t slot)
     }
 
     ngx_queue_init(&outlet->waiting);
+    ngx_queue_init(&outlet->parked);
 
     outlet->relay = relay;
     outlet->stall.handler = ngx_derp_exchange_stall_handler;
@@ -310,39 +438,60 @@ ngx_derp_exchange_open(ngx_derp_relay_t *relay, ngx_derp_outlet_t *outlet,
 
 
 /*
- * NGX_AGAIN: the session waits; NGX_OK: there is room by now; NGX_DECLINED:
- * there is no use in waiting.
+ * NGX_AGAIN: the session waits; NGX_OK: there is room by now; NGX_BUSY: the record
+ * should be parked; NGX_DECLINED: there is no use in waiting.
  */
 
 static ngx_int_t
 ngx_derp_exchange_wait(ngx_derp_session_t *s, ngx_derp_outlet_t *outlet,
     size_t len)
 {
-    /* the head was loaded anew just now, when the frame did not fit */
+    ngx_queue_t     *q;
+    ngx_derp_buf_t  *first;
 
-    if (outlet->stalled && outlet->producer.head == outlet->head) {
+    ngx_derp_exchange_look(outlet);
+
+    if (outlet->stuck >= NGX_DERP_STALL) {
+        ngx_derp_exchange_stalled(outlet);
         return NGX_DECLINED;
     }
 
-    outlet->stalled = 0;
-
     /* what a waiting session has read is held meanwhile */
 
-    if (ngx_derp_worker.held > s->relay->buffers) {
+    if (ngx_derp_worker.held + ngx_derp_worker.parked > s->relay->buffers) {
         return NGX_DECLINED;
     }
 
     outlet->ring = 1;
     ngx_derp_worker_post();
 
+    if (!ngx_queue_empty(&outlet->parked)) {
+        q = ngx_queue_head(&outlet->parked);
+        first = ngx_queue_data(q, ngx_derp_buf_t, queue);
+        len = first->last - first->pos - sizeof(ngx_derp_record_t);
+    }
+
     if (ngx_derp_channel_want(&outlet->producer, len) == NGX_OK) {
         return NGX_OK;
     }
 
     if (!outlet->stall.timer_set) {
-        outlet->head = outlet->producer.head;
-        ngx_add_timer(&outlet->stall, NGX_DERP_STALL);
+        ngx_add_timer(&outlet->stall, NGX_DERP_SLOW);
     }
+
+    /* a relay's packets may be of sources whose end comes by another way */
+
+    if (outlet->stuck >= NGX_DERP_SLOW
+        && outlet->nparked < NGX_DERP_EXCHANGE_PARK
+        && !s->mesh)
+    {
+        return NGX_BUSY;
+    }
+
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp session waits for worker %P, stuck:%M",
+                   ngx_derp_slot_pid(outlet->producer.channel->to),
+                   outlet->stuck);
 
     ngx_queue_insert_tail(&outlet->waiting, &s->waiting);
     s->paused = 1;
@@ -351,12 +500,146 @@ ngx_derp_exchange_wait(ngx_derp_session_t *s, ngx_derp_outlet_t *outlet,
 }
 
 
+/* Room for the frames behind what is parked already; NULL with no memory. */
+
+static u_char *
+ngx_derp_exchange_park(ngx_derp_session_t *s, ngx_derp_outlet_t *outlet,
+    ngx_derp_record_t *record)
+{
+    u_char          *p;
+    ngx_derp_buf_t  *buf;
+
+    buf = ngx_derp_buf_get(&ngx_derp_worker.bufs,
+                           sizeof(ngx_derp_record_t) + record->len,
+                           s->connection->log);
+    if (buf == NULL) {
+        return NULL;
+    }
+
+    p = ngx_cpymem(buf->pos, record, sizeof(ngx_derp_record_t));
+
+    buf->last = p + record->len;
+    buf->owner = s;
+
+    ngx_queue_insert_tail(&outlet->parked, &buf->queue);
+
+    outlet->nparked += ngx_derp_buf_size(buf);
+    outlet->relay->exchange->nparked++;
+    ngx_derp_worker.parked += ngx_derp_buf_size(buf);
+
+    return p;
+}
+
+
+/* As much as there is room for. */
+
+static void
+ngx_derp_exchange_unpark(ngx_derp_outlet_t *outlet)
+{
+    u_char             *p;
+    ngx_int_t           rc;
+    ngx_queue_t        *q;
+    ngx_derp_buf_t     *buf;
+    ngx_derp_record_t   record;
+
+    while (!ngx_queue_empty(&outlet->parked)) {
+        q = ngx_queue_head(&outlet->parked);
+        buf = ngx_queue_data(q, ngx_derp_buf_t, queue);
+
+        ngx_memcpy(&record, buf->pos, sizeof(ngx_derp_record_t));
+
+        rc = ngx_derp_exchange_put(outlet, &record, &p);
+
+        if (rc == NGX_OK) {
+            ngx_memcpy(p, buf->pos + sizeof(ngx_derp_record_t), record.len);
+            ngx_derp_exchange_commit(outlet);
+            ngx_derp_exchange_put_back(outlet, buf);
+
+            outlet->ring = 1;
+            continue;
+        }
+
+        if (rc == NGX_DECLINED
+            || ngx_derp_channel_want(&outlet->producer, record.len)
+               == NGX_AGAIN)
+        {
+            return;
+        }
+    }
+}
+
+
+/* Of one sender, or of all. */
+
+static void
+ngx_derp_exchange_drop_parked(ngx_derp_outlet_t *outlet, ngx_derp_session_t *s,
+    ngx_derp_drop_e reason)
+{
+    ngx_queue_t        *q, *next;
+    ngx_derp_buf_t     *buf;
+    ngx_derp_span_t     span;
+    ngx_derp_record_t   record;
+
+    for (q = ngx_queue_head(&outlet->parked);
+         q != ngx_queue_sentinel(&outlet->parked);
+         q = next)
+    {
+        next = ngx_queue_next(q);
+        buf = ngx_queue_data(q, ngx_derp_buf_t, queue);
+
+        if (s && buf->owner != s) {
+            continue;
+        }
+
+        ngx_memcpy(&record, buf->pos, sizeof(ngx_derp_record_t));
+
+        span.pos = buf->pos + sizeof(ngx_derp_record_t);
+        span.last = buf->last;
+        span.packets = record.packets;
+        span.head = ngx_derp_exchange_head(&record);
+
+        ngx_derp_span_drop(&span, &outlet->relay->region, reason);
+        ngx_derp_exchange_put_back(outlet, buf);
+    }
+}
+
+
+static void
+ngx_derp_exchange_put_back(ngx_derp_outlet_t *outlet, ngx_derp_buf_t *buf)
+{
+    ngx_queue_remove(&buf->queue);
+
+    outlet->nparked -= ngx_derp_buf_size(buf);
+    outlet->relay->exchange->nparked--;
+    ngx_derp_worker.parked -= ngx_derp_buf_size(buf);
+
+    ngx_derp_buf_put(&ngx_derp_worker.bufs, buf);
+}
+
+
+void
+ngx_derp_exchange_forget(ngx_derp_session_t *s)
+{
+    ngx_uint_t            i;
+    ngx_derp_exchange_t  *ex;
+
+    ex = s->relay->exchange;
+
+    for (i = 0; ex->nparked && i < ex->noutlets; i++) {
+        if (ex->outlets[i]) {
+            ngx_derp_exchange_drop_parked(ex->outlets[i], s,
+                                          NGX_DERP_DROP_GONE_DISCONNECTED);
+        }
+    }
+}
+
+
 static ngx_uint_t
 ngx_derp_exchange_has_room(ngx_derp_outlet_t *outlet)
 {
     ngx_derp_producer_t  *p;
 
-    if (ngx_queue_empty(&outlet->waiting)) {
+    if (ngx_queue_empty(&outlet->waiting) && ngx_queue_empty(&outlet->parked)) {
         return 0;
     }
 
@@ -368,37 +651,59 @@ ngx_derp_exchange_has_room(ngx_derp_outlet_t *outlet)
 
     /* in an inbox it may be another's mark, who came to wait after that */
 
-    return p->lock && ngx_derp_load(&p->channel->head) != outlet->head;
+    return p->lock && ngx_derp_load(&p->channel->head) != outlet->seen;
 }
 
 
 static void
 ngx_derp_exchange_stall_handler(ngx_event_t *ev)
 {
-    uint64_t              head;
-    ngx_derp_outlet_t    *outlet;
-    ngx_derp_producer_t  *p;
+    ngx_derp_outlet_t  *outlet;
 
     outlet = ev->data;
-    p = &outlet->producer;
 
-    if (ngx_queue_empty(&outlet->waiting) || p->channel == NULL) {
+    if ((ngx_queue_empty(&outlet->waiting) && ngx_queue_empty(&outlet->parked))
+        || outlet->producer.channel == NULL)
+    {
         return;
     }
 
-    head = ngx_derp_load_acquire(&p->channel->head);
+    ngx_derp_exchange_look(outlet);
 
-    if (head != outlet->head) {
+    if (outlet->stuck == 0) {
         ngx_derp_exchange_resume(outlet);
         return;
     }
 
-    ngx_log_error(NGX_LOG_WARN, ev->log, 0,
+    if (outlet->stuck >= NGX_DERP_STALL) {
+        ngx_derp_exchange_stalled(outlet);
+
+    } else {
+        ngx_add_timer(ev, NGX_DERP_SLOW);
+    }
+
+    /* they go on, and what they send there is parked or dropped */
+
+    if (outlet->nparked < NGX_DERP_EXCHANGE_PARK) {
+        ngx_derp_session_resume_all(&outlet->waiting);
+    }
+}
+
+
+static void
+ngx_derp_exchange_stalled(ngx_derp_outlet_t *outlet)
+{
+    if (outlet->stalled) {
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_WARN, outlet->stall.log, 0,
                   "derp worker %P takes no packets, they are dropped",
-                  ngx_derp_slot_pid(p->channel->to));
+                  ngx_derp_slot_pid(outlet->producer.channel->to));
 
     outlet->stalled = 1;
-    ngx_derp_exchange_resume(outlet);
+
+    ngx_derp_exchange_drop_parked(outlet, NULL, NGX_DERP_DROP_CHANNEL);
 }
 
 
@@ -409,7 +714,14 @@ ngx_derp_exchange_resume(ngx_derp_outlet_t *outlet)
         ngx_del_timer(&outlet->stall);
     }
 
-    ngx_derp_session_resume_all(&outlet->waiting);
+    ngx_derp_exchange_unpark(outlet);
+
+    if (ngx_queue_empty(&outlet->parked)) {
+        ngx_derp_session_resume_all(&outlet->waiting);
+
+    } else {
+        ngx_add_timer(&outlet->stall, NGX_DERP_SLOW);
+    }
 }
 
 
@@ -426,8 +738,11 @@ ngx_derp_exchange_close(ngx_derp_relay_t *relay, ngx_derp_outlet_t *outlet)
 
     outlet->producer.channel = NULL;
     outlet->stalled = 0;
+    outlet->stuck = 0;
     outlet->ring = 0;
 
+    ngx_derp_exchange_drop_parked(outlet, NULL,
+                                  NGX_DERP_DROP_GONE_DISCONNECTED);
     ngx_derp_exchange_resume(outlet);
 }
 
@@ -584,6 +899,12 @@ ngx_derp_exchange_take(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
         span.pos = ngx_derp_channel_get(&inlet->consumer, &record);
 
         if (span.pos == NULL) {
+
+            if (inlet->consumer.harmed) {
+                inlet->consumer.harmed = 0;
+                ngx_derp_exchange_harmed(relay, inlet);
+            }
+
             return 0;
         }
 
@@ -594,15 +915,32 @@ ngx_derp_exchange_take(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
 
         span.last = span.pos + record.len;
         span.packets = record.packets;
-        span.head = record.route & NGX_DERP_ROUTE_LINK
-                    ? NGX_DERP_FORWARD_OFFSET : NGX_DERP_PACKET_OFFSET;
+        span.head = ngx_derp_exchange_head(&record);
 
-        ngx_derp_route_deliver(relay, record.route, &span);
+        if (ngx_derp_span_whole(&span)) {
+            ngx_derp_route_deliver(relay, record.route, &span);
+
+        } else {
+            ngx_derp_exchange_harmed(relay, inlet);
+        }
 
         ngx_derp_channel_take(&inlet->consumer, &record);
     }
 
     return 1;
+}
+
+
+/* Nothing of it is delivered; what comes after it is. */
+
+static void
+ngx_derp_exchange_harmed(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
+{
+    ngx_log_error(NGX_LOG_ALERT, relay->exchange->log, 0,
+                  "derp_relay \"%V\" has found no packets where worker %P has "
+                  "written some, they are dropped", &relay->name,
+                  ngx_derp_slot_pid(ngx_min(inlet->consumer.channel->from,
+                                            NGX_DERP_SLOTS - 1)));
 }
 
 
@@ -720,7 +1058,10 @@ ngx_derp_exchange_tidy_outlet(ngx_derp_relay_t *relay,
 
     /* another way is for what comes after all that went by this one */
 
-    if (!ngx_queue_empty(&outlet->waiting) || !ngx_derp_channel_drained(p)) {
+    if (!ngx_queue_empty(&outlet->waiting)
+        || !ngx_queue_empty(&outlet->parked)
+        || !ngx_derp_channel_drained(p))
+    {
         return;
     }
 

@@ -4,9 +4,10 @@
  * their inboxes, where there are not enough channels.
  *
  * A channel that is full makes the senders wait, unread, while the other
- * worker goes on taking; once that one has taken nothing for
- * NGX_DERP_STALL milliseconds, packets for it are dropped until it does again.
- * All functions are for workers.
+ * worker goes on taking.  If that one takes nothing for NGX_DERP_SLOW
+ * milliseconds what is sent to it is parked here, so that the senders can go on
+ * with what is not for it; after NGX_DERP_STALL all of that is dropped, and so
+ * is what comes for it, until it takes again.  All functions are for workers.
  */
 
 
@@ -17,7 +18,9 @@
 #include "ngx_derp_session.h"
 
 
-#define NGX_DERP_STALL  500
+/* ms in which a worker has taken nothing, as far as this one was there to see */
+#define NGX_DERP_SLOW   10
+#define NGX_DERP_STALL  100
 
 
 ngx_int_t ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log);
@@ -62,6 +65,12 @@ void ngx_derp_exchange_ring(ngx_derp_relay_t *relay);
  * are too few; looks for one where an inbox is shared.  Now and then.
  */
 void ngx_derp_exchange_tidy(ngx_derp_relay_t *relay);
+
+/*
+ * A sender ends: what is parked of it is dropped and counted, since it must not
+ * arrive after the news that the sender has left.
+ */
+void ngx_derp_exchange_forget(ngx_derp_session_t *s);
 
 /* At the worker's end. */
 void ngx_derp_exchange_destroy(ngx_derp_relay_t *relay);

@@ -314,6 +314,9 @@ ngx_derp_heard_tell(ngx_derp_session_t *s, u_char *key)
 {
     u_char  frame[NGX_DERP_PEER_GONE_FRAME];
 
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp client is told that a peer has left");
+
     ngx_derp_put_peer_gone(frame, key, NGX_DERP_GONE_DISCONNECTED);
     ngx_derp_outbox_frame(s, frame, sizeof(frame));
 
@@ -330,6 +333,10 @@ ngx_derp_heard_sweep(ngx_derp_relay_t *relay)
     ngx_derp_source_t  *source, *next;
 
     relay->sweep = 0;
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, relay->heard->log, 0,
+                   "derp_relay \"%V\" looks up whom its clients have heard",
+                   &relay->name);
 
     for (i = 0; i < NGX_DERP_HEARD_BUCKETS; i++) {
 

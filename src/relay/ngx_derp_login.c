@@ -211,6 +211,11 @@ ngx_derp_login_register(ngx_derp_session_t *s)
         return rc;
     }
 
+    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp client registered, slot:%ui index:%uD flags:%d",
+                   relay->region.slot, ngx_derp_route_index(s->route),
+                   s->flags);
+
     relay->sessions[ngx_derp_route_index(s->route)] = s;
 
     gauges = &relay->region.member->gauges;

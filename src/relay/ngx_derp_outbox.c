@@ -397,6 +397,9 @@ ngx_derp_outbox_keep_sealed(ngx_derp_session_t *s, u_char *p, size_t size)
         return NGX_ERROR;
     }
 
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp outbox keeps %uz sealed bytes", size);
+
     buf->kind = NGX_DERP_SEALED;
     buf->last = ngx_cpymem(buf->last, p, size);
 
@@ -493,6 +496,10 @@ ngx_derp_outbox_block(ngx_derp_session_t *s, u_char *frame, u_char *pos,
 {
     u_char  *begun;
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp outbox is blocked, begun:%z left:%z",
+                   pos - frame, last - pos);
+
     s->out.blocked = 1;
 
     begun = pos;
@@ -567,6 +574,9 @@ ngx_derp_outbox_wait(ngx_derp_session_t *s)
 static void
 ngx_derp_outbox_unblock(ngx_derp_session_t *s)
 {
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp outbox is empty again");
+
     s->out.blocked = 0;
 
     if (s->connection->write->timer_set) {

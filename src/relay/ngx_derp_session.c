@@ -16,8 +16,12 @@
 #include "ngx_derp_worker.h"
 
 
-/* who has had the zone's lock for so many ms does not go on */
-#define NGX_DERP_LOCK_STALL    500
+/*
+ * A worker that has had the zone's lock for so many ms holds up no packet any
+ * more, and is said to hang after some more.
+ */
+#define NGX_DERP_LOCK_STALL    100
+#define NGX_DERP_LOCK_HANG     500
 
 /* derper's -tcp-user-timeout, in milliseconds */
 #define NGX_DERP_USER_TIMEOUT  15000
@@ -175,6 +179,9 @@ ngx_derp_session_state(ngx_derp_session_t *s, ngx_derp_state_e state)
 {
     s->state = state;
     s->connection->log->action = (char *) ngx_derp_states[state].name;
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp session state: %s", ngx_derp_states[state].name);
 }
 
 
@@ -222,6 +229,9 @@ ngx_derp_session_alloc(ngx_derp_relay_t *relay, ngx_connection_t *c,
 
     ngx_derp_session_tcp(c);
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, c->log, 0,
+                   "derp session begins, fd:%d seals:%d", c->fd, s->seals);
+
     return s;
 }
 
@@ -265,9 +275,18 @@ ngx_derp_session_user_timeout(ngx_connection_t *c, ngx_msec_t msec)
 ngx_derp_session_t *
 ngx_derp_session_find(ngx_derp_relay_t *relay, ngx_derp_route_t route)
 {
+    uint32_t             index;
     ngx_derp_session_t  *s;
 
-    s = relay->sessions[ngx_derp_route_index(route)];
+    index = ngx_derp_route_index(route);
+
+    /* the route may have come from another worker */
+
+    if (index >= relay->region.zone->capacity) {
+        return NULL;
+    }
+
+    s = relay->sessions[index];
 
     if (s == NULL || s->route != route || s->state == NGX_DERP_STATE_CLOSING) {
         return NULL;
@@ -388,6 +407,9 @@ ngx_derp_session_read(ngx_derp_session_t *s)
     if (s->state == NGX_DERP_STATE_CLIENT
         && ngx_derp_registry_route(&s->relay->region, &s->peer) != s->route)
     {
+        ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                       "derp client becomes the active one of its key");
+
         (void) ngx_derp_registry_activate(&s->relay->region, s->route);
     }
 
@@ -669,6 +691,9 @@ ngx_derp_session_wait(ngx_derp_session_t *s)
     ngx_queue_insert_tail(&s->relay->denied, &s->waiting);
     s->paused = 1;
 
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp session waits for the lock of the zone");
+
     ngx_derp_worker_post();
 
     return NGX_AGAIN;
@@ -715,6 +740,9 @@ ngx_derp_session_resume_all(ngx_queue_t *waiting)
 
         s->paused = 0;
         ngx_derp_session_resume(s);
+
+        ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                       "derp session is resumed");
     }
 }
 
@@ -757,7 +785,8 @@ ngx_derp_session_discard(ngx_derp_relay_t *relay)
 static ngx_uint_t
 ngx_derp_session_denied(ngx_derp_relay_t *relay)
 {
-    uint32_t  locks;
+    uint32_t    locks;
+    ngx_msec_t  waited;
 
     if (!relay->region.denied
         && !relay->stalled
@@ -785,17 +814,20 @@ ngx_derp_session_denied(ngx_derp_relay_t *relay)
         relay->denied_locks = locks;
     }
 
-    if (relay->stalled
-        || ngx_current_msec - relay->denied_since < NGX_DERP_LOCK_STALL)
-    {
+    waited = ngx_current_msec - relay->denied_since;
+
+    if (waited >= NGX_DERP_LOCK_HANG) {
+        ngx_derp_worker_complain(relay, "has its registry locked by a worker "
+                                 "that does not go on: nobody can log in");
+    }
+
+    if (relay->stalled || waited < NGX_DERP_LOCK_STALL) {
         return 1;
     }
 
-    /* who need not have it goes on now, and waits no more */
+    /* a session that can do without it goes on now, and waits no more */
 
     relay->stalled = 1;
-    ngx_derp_worker_complain(relay, "has its registry locked by a worker "
-                             "that does not go on: nobody can log in");
 
     return 0;
 }
@@ -831,6 +863,9 @@ ngx_derp_session_fail(ngx_derp_session_t *s, char *reason)
     if (s->state == NGX_DERP_STATE_CLOSING) {
         return;
     }
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp session fails: %s", reason);
 
     s->reason = reason;
     s->state = NGX_DERP_STATE_CLOSING;
@@ -885,6 +920,7 @@ ngx_derp_session_end(ngx_derp_session_t *s)
 
     ngx_derp_heard_forget(s);
     ngx_derp_watch_stop(s);
+    ngx_derp_exchange_forget(s);
 
     /* packets of other workers on the way are dropped from here on */
 

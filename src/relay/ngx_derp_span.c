@@ -39,6 +39,34 @@ ngx_derp_span_gather(ngx_derp_span_t *span, u_char *last)
 }
 
 
+ngx_uint_t
+ngx_derp_span_whole(ngx_derp_span_t *span)
+{
+    u_char      *p;
+    size_t       len;
+    ngx_uint_t   n;
+
+    p = span->pos;
+
+    for (n = span->packets; n; n--) {
+
+        if ((size_t) (span->last - p) < span->head) {
+            return 0;
+        }
+
+        len = ngx_derp_frame_len(p);
+
+        if (len < span->head || len > (size_t) (span->last - p)) {
+            return 0;
+        }
+
+        p += len;
+    }
+
+    return p == span->last;
+}
+
+
 void
 ngx_derp_span_cut(ngx_derp_span_t *span, size_t max)
 {

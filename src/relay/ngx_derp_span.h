@@ -36,6 +36,9 @@ typedef struct {
  */
 void ngx_derp_span_gather(ngx_derp_span_t *span, u_char *last);
 
+/* Whether its frames add up to it, and each is at least as long as its head. */
+ngx_uint_t ngx_derp_span_whole(ngx_derp_span_t *span);
+
 /* Leaves off what makes it longer than max bytes, but for its first frame. */
 void ngx_derp_span_cut(ngx_derp_span_t *span, size_t max);
 

@@ -66,6 +66,10 @@ ngx_derp_watch_start(ngx_derp_session_t *s)
         w->passed = ngx_max(w->passed, w->flood);
     }
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp watcher begins, journal:%uL passed:%uD",
+                   w->cursor, w->passed);
+
     w->flood = 0;
 
     ngx_derp_worker_post();
@@ -242,6 +246,10 @@ ngx_derp_watch_flood(ngx_derp_watch_t *w, ngx_uint_t *n)
         break;
 
     case NGX_DONE:
+        ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                       "derp watcher knows all clients, journal:%uL",
+                       w->cursor);
+
         w->flood = NGX_DERP_FLOODED;
         return NGX_OK;
 

@@ -126,6 +126,10 @@ ngx_derp_worker_enter(void)
         return NGX_ERROR;
     }
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ngx_derp_worker.log, 0,
+                   "derp worker enters, slot:%ui configuration:%uD",
+                   ngx_derp_worker.slot, ngx_derp_slots_configuration());
+
     relay = ngx_derp_worker.relays->elts;
 
     while (ngx_derp_worker.joined < ngx_derp_worker.relays->nelts) {
@@ -175,6 +179,10 @@ ngx_derp_worker_join(ngx_derp_relay_t *relay, ngx_log_t *log)
 
     relay->cursor = ngx_derp_journal_cursor(&relay->region);
     relay->head = relay->cursor;
+
+    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, log, 0,
+                   "derp_relay \"%V\" joined, generation:%uD journal:%uL",
+                   &relay->name, relay->region.generation, relay->cursor);
 
     relay->notice.data = ngx_alloc(NGX_DERP_NOTICE_MAX, log);
     if (relay->notice.data == NULL) {
@@ -393,6 +401,9 @@ ngx_derp_worker_exiting(void)
         return;
     }
 
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, ngx_derp_worker.log, 0,
+                   "derp worker lets its clients go");
+
     ngx_derp_worker.draining = 1;
 
     relay = ngx_derp_worker.relays->elts;
@@ -609,6 +620,10 @@ ngx_derp_worker_read_journal(ngx_derp_relay_t *relay, uint64_t limit)
 
         if (rc == NGX_DECLINED) {
 
+            ngx_log_debug3(NGX_LOG_DEBUG_HTTP, ngx_derp_worker.log, 0,
+                           "derp_relay \"%V\" was overrun by its journal, "
+                           "%uL of %uL", &relay->name, relay->cursor, limit);
+
             /* what was to be done is found by looking */
 
             relay->cursor = limit;
@@ -616,6 +631,10 @@ ngx_derp_worker_read_journal(ngx_derp_relay_t *relay, uint64_t limit)
             ngx_derp_worker_close_marked(relay);
             continue;
         }
+
+        ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ngx_derp_worker.log, 0,
+                       "derp journal %uL, what:%d", entry.number,
+                       (int) entry.what);
 
         if (entry.what & NGX_DERP_JOURNAL_LEFT) {
             ngx_derp_heard_gone(relay, entry.key);

@@ -38,6 +38,7 @@ typedef struct {
     ngx_queue_t           closing;      /* sessions */
     ngx_queue_t           holding;      /* buffers of halves of frames */
     size_t                held;         /* bytes of these */
+    size_t                parked;       /* of what waits for other workers */
     size_t                queued;       /* and of what blocked clients have */
 
     ngx_event_t           turn;

@@ -31,6 +31,7 @@
 
 
 static int client_dial(client_t *c);
+static int client_bind(client_t *c);
 static int client_upgrade(client_t *c);
 static int client_login(client_t *c);
 static int client_send_info(client_t *c, u_char *server_key);
@@ -138,7 +139,37 @@ client_dial(client_t *c)
     one = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 
+    if (c->server->addresses && client_bind(c) == -1) {
+        return -1;
+    }
+
     return connect(c->fd, (struct sockaddr *) &sin, sizeof(sin));
+}
+
+
+/* The port is chosen at connect(), and so one that others have, too. */
+
+static int
+client_bind(client_t *c)
+{
+    int                 one;
+    struct sockaddr_in  sin;
+
+    one = 1;
+
+    if (setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one,
+                   sizeof(one))
+        == -1)
+    {
+        return -1;
+    }
+
+    memset(&sin, 0, sizeof(sin));
+    sin.sin_family = AF_INET;
+    sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1
+                                + c->server->turn++ % c->server->addresses);
+
+    return bind(c->fd, (struct sockaddr *) &sin, sizeof(sin));
 }
 
 

@@ -16,6 +16,9 @@
 
 typedef struct {
     const char     *host;           /* an IPv4 address */
+    int             addresses;      /* to connect from, 127.0.0.2 and on;
+                                       0: from whichever there is */
+    int             turn;           /* of these addresses */
     int             port;
     const char     *uri;
     const char     *name;           /* for Host and SNI */

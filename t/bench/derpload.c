@@ -5,20 +5,27 @@
  *     derpload [-h host] [-p port] [-t] [-f] [-u uri] [-U uri] [-H name]
  *              [-m meshkey]
  *              [-P pid,...] [-n pairs] [-s size] [-w window | -r rate] [-R]
- *              [-i idle] [-W watchers] [-c] [-d seconds]
+ *              [-b before] [-i idle] [-W watchers] [-a addresses] [-c]
+ *              [-d seconds]
  *
- * Both ends of all pairs are in this one process and thread.  A pair keeps
- * a window of packets in flight (-w), so that a server that keeps up with it
- * has nothing to drop, or sends at a rate, packets a second (-r).  -R pairs a
- * sender with the next pair's receiver, so that packets cross workers.
+ * Both ends of all pairs are in this one process and thread, idle clients that
+ * it has no descriptors for in others.  A pair keeps a window of packets in
+ * flight (-w), so that a server that keeps up with it has nothing to drop, or
+ * sends at a rate, packets a second (-r).  -R pairs a sender with the next
+ * pair's receiver, so that packets cross workers.
  *
  * Of what was sent within the seconds measured (-d, after a time to warm up)
  * everything is waited for at the end: "lost" is lost.
  *
  *     -i     so many other clients connect first and do nothing; "login" is
- *            their cost to the server.  Without pairs the server's rest is
+ *            their cost to the server, and "sleeps" how often one of its
+ *            processes waited meanwhile.  Without pairs the server's rest is
  *            measured then.
+ *     -b     so many connect before these, and count for nothing: the others'
+ *            cost is a slope then
  *     -W     so many watchers, with the mesh key, are told of all others
+ *     -a     clients connect from so many addresses, 127.0.0.2 and on, as one
+ *            has ports for 28,000 of them at most
  *     -c     clients connect, log in and leave, one after the other
  *     -U     receivers connect to this instead, another relay of the mesh
  *     -t     TLS
@@ -41,6 +48,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -59,6 +67,9 @@
 #define SETTLE       3
 
 #define MAX_EVENTS   512
+
+/* descriptors for what is no client */
+#define OTHER_FDS    64
 
 
 typedef struct {
@@ -99,7 +110,13 @@ typedef struct {
 
 static int options(int argc, char **argv);
 static int prepare(void);
+static int prepare_descriptors(void);
 static int connect_idle(void);
+static int connect_quiet(int n);
+static int connect_here(int n);
+static int connect_elsewhere(int n);
+static void helper(int n, int fd);
+static void helper_ended(int signo);
 static int connect_watchers(void);
 static int rest(void);
 static int churn(void);
@@ -132,8 +149,15 @@ static server_t      far;           /* the receivers', if there is a far_uri */
 static char         *far_uri;
 
 static processes_t   processes;
+
+/* which have idle clients that this one has no descriptors for */
+static processes_t            helpers;
+static volatile sig_atomic_t  helpers_ended;
+static int                    room;
+
 static pair_t       *pairs;
 static int           npairs;
+static int           nbefore;
 static int           nidle;
 static int           nwatchers;
 static int           churning;
@@ -195,7 +219,7 @@ options(int argc, char **argv)
 {
     int  opt;
 
-    while ((opt = getopt(argc, argv, "h:p:tfu:U:H:m:P:n:s:w:r:Ri:W:cd:"))
+    while ((opt = getopt(argc, argv, "h:p:tfu:U:H:m:P:n:s:w:r:Rb:i:W:a:cd:"))
            != -1)
     {
         switch (opt) {
@@ -258,12 +282,20 @@ options(int argc, char **argv)
             rotated = 1;
             break;
 
+        case 'b':
+            nbefore = atoi(optarg);
+            break;
+
         case 'i':
             nidle = atoi(optarg);
             break;
 
         case 'W':
             nwatchers = atoi(optarg);
+            break;
+
+        case 'a':
+            server.addresses = atoi(optarg);
             break;
 
         case 'c':
@@ -290,21 +322,14 @@ options(int argc, char **argv)
 static int
 prepare(void)
 {
-    int            i;
-    struct rlimit  limit;
+    int  i;
 
-    if (sodium_init() == -1) {
+    if (sodium_init() == -1 || prepare_descriptors() == -1) {
         return -1;
     }
 
     signal(SIGPIPE, SIG_IGN);
-
-    /* each client takes a descriptor */
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    signal(SIGCHLD, helper_ended);
 
     if (server.ssl) {
         SSL_CTX_set_mode(server.ssl, SSL_MODE_ENABLE_PARTIAL_WRITE
@@ -326,10 +351,33 @@ prepare(void)
 }
 
 
+/* Each client takes one. */
+
+static int
+prepare_descriptors(void)
+{
+    struct rlimit  limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == -1) {
+        return -1;
+    }
+
+    limit.rlim_cur = limit.rlim_max;
+    room = (int) limit.rlim_max - 2 * npairs - nwatchers - OTHER_FDS;
+
+    if (room <= 0) {
+        fprintf(stderr, "derpload: %d descriptors are too few\n",
+                (int) limit.rlim_max);
+        return -1;
+    }
+
+    return setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+
 static int
 connect_idle(void)
 {
-    int     i;
     double  memory;
     mark_t  before, after;
 
@@ -337,21 +385,27 @@ connect_idle(void)
         return 0;
     }
 
-    memory = processes_memory(&processes);
-    mark(&before, &processes);
+    /* a server may give back what logins took, and a load is not to pay */
 
-    for (i = 0; i < nidle; i++) {
-        if (client_connect(&server, NULL, NULL) == NULL) {
-            return -1;
-        }
+    if (nbefore
+        && (connect_quiet(nbefore) == -1 || poll_for(SETTLE) == -1))
+    {
+        return -1;
     }
 
-    mark(&after, &processes);
+    memory = processes_memory(&processes);
+    mark(&before, &processes, &helpers);
 
-    printf(" idle=%d", nidle);
+    if (connect_quiet(nidle) == -1) {
+        return -1;
+    }
+
+    mark(&after, &processes, &helpers);
+
+    printf(" before=%d idle=%d", nbefore, nidle);
     report_cost("login", &before, &after, nidle);
-
-    /* a server may give back what logins took, and a load is not to pay */
+    printf(" login_sleeps=%.3f",
+           (double) (after.sleeps - before.sleeps) / nidle);
 
     if (poll_for(SETTLE) == -1) {
         return -1;
@@ -361,6 +415,105 @@ connect_idle(void)
     printf(" kib_per_idle=%.3f", memory / nidle);
 
     return 0;
+}
+
+
+/*
+ * One after the other, so that each finds the other workers asleep, and what it
+ * costs to wake them is seen in full.
+ */
+
+static int
+connect_quiet(int n)
+{
+    int  some;
+
+    if (nbefore + nidle <= room) {
+        return connect_here(n);
+    }
+
+    for ( /* void */ ; n; n -= some) {
+        some = n < room ? n : room;
+
+        if (connect_elsewhere(some) == -1) {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
+connect_here(int n)
+{
+    while (n--) {
+        if (client_connect(&server, NULL, NULL) == NULL) {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* In a process of their own, which ends with this one. */
+
+static int
+connect_elsewhere(int n)
+{
+    int      fds[2];
+    char     done;
+    pid_t    pid;
+    ssize_t  rc;
+
+    if (helpers.n == MEASURE_MAX_PROCESSES || pipe(fds) == -1) {
+        return -1;
+    }
+
+    pid = fork();
+
+    if (pid == 0) {
+        helper(n, fds[1]);
+    }
+
+    close(fds[1]);
+
+    rc = pid == -1 ? -1 : read(fds[0], &done, 1);
+    close(fds[0]);
+
+    if (rc != 1) {
+        return -1;
+    }
+
+    helpers.pids[helpers.n++] = pid;
+
+    return 0;
+}
+
+
+static void
+helper(int n, int fd)
+{
+    /* the other one's would have its events here */
+    server.epoll = epoll_create1(0);
+
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0
+        && server.epoll != -1
+        && connect_here(n) == 0
+        && write(fd, "", 1) == 1)
+    {
+        while (poll_for(60) == 0) { /* void */ }
+    }
+
+    _exit(2);
+}
+
+
+static void
+helper_ended(int signo)
+{
+    helpers_ended = 1;
 }
 
 
@@ -381,7 +534,7 @@ connect_watchers(void)
 
     frames = 0;
     expected = 0;
-    mark(&before, &processes);
+    mark(&before, &processes, &helpers);
 
     for (i = 0; i < nwatchers; i++) {
 
@@ -395,7 +548,7 @@ connect_watchers(void)
         }
 
         told = 0;
-        expected = nidle + i + 1;
+        expected = nbefore + nidle + i + 1;
         progress = seconds();
 
         while (told < expected) {
@@ -419,7 +572,7 @@ connect_watchers(void)
         frames += told;
     }
 
-    mark(&after, &processes);
+    mark(&after, &processes, &helpers);
 
     printf(" watchers=%d", nwatchers);
     report_cost("told", &before, &after, frames);
@@ -442,13 +595,13 @@ rest(void)
 {
     mark_t  before, after;
 
-    mark(&before, &processes);
+    mark(&before, &processes, &helpers);
 
     if (poll_for(duration) == -1) {
         return -1;
     }
 
-    mark(&after, &processes);
+    mark(&after, &processes, &helpers);
 
     printf(" rest_cpu_pct=%.4f",
            100 * (after.server - before.server) / (after.now - before.now));
@@ -467,7 +620,7 @@ churn(void)
     uint64_t   n;
 
     n = 0;
-    mark(&before, &processes);
+    mark(&before, &processes, &helpers);
 
     do {
         c = client_connect(&server, NULL, NULL);
@@ -486,7 +639,7 @@ churn(void)
 
     } while (seconds() - before.now < duration);
 
-    mark(&after, &processes);
+    mark(&after, &processes, &helpers);
 
     report_cost("cycle", &before, &after, n);
 
@@ -606,7 +759,7 @@ relay_phase(double now)
 static void
 relay_mark(mark_t *m, uint64_t *ns)
 {
-    mark(m, &processes);
+    mark(m, &processes, &helpers);
     *ns = nanoseconds();
 }
 
@@ -895,5 +1048,5 @@ poll_events(double timeout)
         }
     }
 
-    return 0;
+    return helpers_ended ? -1 : 0;
 }

@@ -16,6 +16,8 @@
 
 
 static double clock_seconds(clockid_t clock);
+static uint64_t processes_sum(processes_t *p, const char *file,
+    const char *what);
 static double machine_cpu(void);
 
 
@@ -99,20 +101,36 @@ processes_cpu(processes_t *p)
 }
 
 
+uint64_t
+processes_sleeps(processes_t *p)
+{
+    return processes_sum(p, "status", "voluntary_ctxt_switches:");
+}
+
+
 double
 processes_memory(processes_t *p)
 {
-    int    i;
-    long   kb;
-    char   name[64], line[256];
-    FILE  *f;
-    double sum;
+    return processes_sum(p, "smaps_rollup", "Pss:");
+}
+
+
+/* What a file of each process in /proc says of it in the line of this name. */
+
+static uint64_t
+processes_sum(processes_t *p, const char *file, const char *what)
+{
+    int        i;
+    char       name[64], line[256];
+    FILE      *f;
+    size_t     len;
+    uint64_t   sum;
 
     sum = 0;
+    len = strlen(what);
 
     for (i = 0; i < p->n; i++) {
-        snprintf(name, sizeof(name), "/proc/%d/smaps_rollup",
-                 (int) p->pids[i]);
+        snprintf(name, sizeof(name), "/proc/%d/%s", (int) p->pids[i], file);
 
         f = fopen(name, "r");
         if (f == NULL) {
@@ -120,8 +138,8 @@ processes_memory(processes_t *p)
         }
 
         while (fgets(line, sizeof(line), f)) {
-            if (sscanf(line, "Pss: %ld kB", &kb) == 1) {
-                sum += kb;
+            if (strncmp(line, what, len) == 0) {
+                sum += strtoull(line + len, NULL, 10);
             }
         }
 
@@ -160,12 +178,14 @@ machine_cpu(void)
 
 
 void
-mark(mark_t *m, processes_t *server)
+mark(mark_t *m, processes_t *server, processes_t *helpers)
 {
     m->now = seconds();
     m->server = processes_cpu(server);
-    m->self = clock_seconds(CLOCK_PROCESS_CPUTIME_ID);
+    m->self = clock_seconds(CLOCK_PROCESS_CPUTIME_ID)
+              + processes_cpu(helpers);
     m->machine = machine_cpu();
+    m->sleeps = processes_sleeps(server);
 }
 
 

@@ -37,6 +37,7 @@ typedef struct {
     double    server;
     double    self;
     double    machine;              /* by all there is on it */
+    uint64_t  sleeps;               /* of the server's processes, all so far */
 } mark_t;
 
 
@@ -49,12 +50,15 @@ int processes_parse(processes_t *p, char *list);
 /* Of all threads, those that have ended too; seconds. */
 double processes_cpu(processes_t *p);
 
+/* How often they gave up the processor by themselves, to wait. */
+uint64_t processes_sleeps(processes_t *p);
+
 /* Shared pages count in parts, as the kernel's Pss does; KiB. */
 double processes_memory(processes_t *p);
 
-void mark(mark_t *m, processes_t *server);
+void mark(mark_t *m, processes_t *server, processes_t *helpers);
 
-/* CPU time between two marks that neither the server nor this used. */
+/* CPU time between two marks that none of these used, nor this one. */
 double others_cpu(mark_t *from, mark_t *to);
 
 void histogram_add(histogram_t *h, uint64_t ns);

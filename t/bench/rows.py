@@ -107,6 +107,50 @@ def across(pairs, size, tls=True):
                'us a packet', spread(load, 2, tls), {'base': 1.15})
 
 
+def logins(workers):
+    """The floor is as many nginx of one worker each, which have nothing to tell
+    each other: processes by turns on one core find its caches cold, and so cost
+    more than one, whatever they do.  Sleeps have no such part, and no noise.
+    """
+
+    load = '-i 5000 -d 0'
+    cases = {'floor': Case('apart', load, False, (('workers', workers),)),
+             **spread(load, workers, False)}
+    name = f'login-workers-{workers}'
+    text = f'plain, login, {workers} workers against 1'
+
+    return [
+        Row(name, f'{text}: CPU', 'login_cpu_us', 'us', cases, {'floor': 1.1}),
+        Row(f'{name}-sleeps', f'{text}: how often one sleeps', 'login_sleeps',
+            'times', cases, {'base': 1.1}),
+    ]
+
+
+def crowd():
+    """100,000 clients; in all but the last row by slope."""
+
+    eight = (('workers', 8), ('zone', '256m'))
+    slope = {
+        'base': Case('nginx', '-i 20000 -a 8 -d 0', False, eight),
+        'ngx_derp': Case('nginx', '-b 20000 -i 80000 -a 8 -d 0', False, eight),
+    }
+    pairs = '-n 100 -s 1400'
+
+    return [
+        Row('crowd-memory', 'plain, 8 workers, each client from 20,000 to '
+            '100,000, against up to 20,000: memory', 'kib_per_idle', 'KiB',
+            slope, most=0.8, repeat=1),
+        Row('crowd-login', 'the same: CPU of its login', 'login_cpu_us', 'us',
+            slope, {'base': 1.1}, repeat=1),
+        Row('crowd-packet', 'plain, 8 workers, 100 pairs beside 100,000 idle '
+            'clients, against none', 'cpu_us_per_pkt', 'us a packet', {
+                'base': Case('nginx', pairs, False, eight),
+                'ngx_derp': Case('nginx', f'{pairs} -i 100000 -a 8', False,
+                                 eight),
+            }, {'base': 1.1}, repeat=2),
+    ]
+
+
 # what is relayed, and how it is to compare to the floor
 
 WORK = [
@@ -132,6 +176,9 @@ TABLE = [
     Row('login-plain', 'plain, login: CPU', 'login_cpu_us', 'us',
         all_three('-i 5000 -d 0', False), {'derper': 0.25}),
 
+] + [
+    row for workers in (4, 16) for row in logins(workers)
+] + [
     Row('idle', 'TLS, 100 pairs beside 10,000 idle clients, against none',
         'cpu_us_per_pkt', 'us a packet',
         against('-n 100 -s 1400 -i 10000', '-n 100 -s 1400'), {'base': 1.1}),
@@ -140,7 +187,7 @@ TABLE = [
         {'base': 1.1}),
     Row('rest', 'TLS, 10,000 idle clients: CPU', 'rest_cpu_pct',
         '% of a core', both('-i 10000 -d 65'), most=1, repeat=1),
-] + [
+] + crowd() + [
     Row(f'churn{suffix(tls)}{"-watched" if watchers else ""}',
         f'{word(tls)}, connect, login and leave, {watchers} watchers',
         'cycle_cpu_us', 'us', both(f'-c -W {watchers}', tls),

@@ -106,7 +106,38 @@ def derper(port, tls=True):
     return Server(command, {'GOMAXPROCS': '1'}).wait(port)
 
 
-def nginx(port, tls=True, workers=1, mesh=None):
+class Several:
+    """Servers that are measured together."""
+
+    def __init__(self):
+        self.servers = []
+
+    def pids(self):
+        return [pid for server in self.servers for pid in server.pids()]
+
+    def stop(self):
+        for server in self.servers:
+            server.stop()
+
+
+def apart(port, tls=True, workers=1):
+    """As many nginx of one worker each, that know nothing of each other."""
+
+    several = Several()
+
+    try:
+        for n in range(workers):
+            several.servers.append(
+                nginx(port, tls, shared=True, pid=f'nginx-{n}.pid'))
+    except Unavailable:
+        several.stop()
+        raise
+
+    return several
+
+
+def nginx(port, tls=True, workers=1, mesh=None, zone='64m', shared=False,
+          pid='nginx.pid'):
     """Of two relays, linked both ways by http or https, if that is said."""
 
     with open('t/bench/nginx.conf') as f:
@@ -116,8 +147,10 @@ def nginx(port, tls=True, workers=1, mesh=None):
         'LOAD_MODULE': f'load_module {os.path.abspath(OUT)}/derp.so;'
                        if os.environ.get('DERP_MODULE') else '',
         'WORKERS': str(workers),
+        'PID': pid,
+        'ZONE': zone,
         'LISTEN': f'127.0.0.1:{port}' + (' ssl' if tls else '')
-                  + (' reuseport' if workers > 1 else ''),
+                  + (' reuseport' if shared or workers > 1 else ''),
         'TLS': tls_settings(),
         **mesh_settings(mesh),
     }

@@ -115,7 +115,7 @@ type form struct {
 }
 
 // soakParts is what all scenarios' parts add up to.
-const soakParts = 60
+const soakParts = 75
 
 // rounds gives a scenario its form: short rounds, or its part of the soak's
 // time, and at least so many.

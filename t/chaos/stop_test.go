@@ -2,8 +2,10 @@ package interop
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -52,6 +54,86 @@ func TestStoppedWorker(t *testing.T) {
 	}
 	f.note("%d times for %v; %d clients, %d packets, %d dropped on the way to the worker that stood still",
 		f.rounds, pause, n, tr.delivered.Load(), tr.dropped.Load())
+}
+
+// A worker stands still, and clients send to it all the while: what the
+// same clients send to others must not wait for it.
+func TestStoppedWorkerLatency(t *testing.T) {
+	const (
+		senders = 4
+		every   = 2 * time.Millisecond
+		packets = 500                    // of each, to the one that lives
+		bound   = 200 * time.Millisecond // 50 are wanted where no other process wants the cores
+	)
+	f := rounds(t, 1, 2, 3)
+	s := start(t, conf{workers: 3})
+	var worst time.Duration
+	for f.more() {
+		var mu sync.Mutex
+		var took []time.Duration
+		next := map[key.NodePublic]uint64{}
+		lives := connect(t, s.relay, "lives", via(plain4), on(1), handled(func(m derp.ReceivedMessage) {
+			p, ok := m.(derp.ReceivedPacket)
+			if !ok || len(p.Data) < 16 {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if n := binary.BigEndian.Uint64(p.Data); n != next[p.Source] {
+				t.Errorf("packet %d came where %d was due", n, next[p.Source])
+			}
+			next[p.Source]++
+			took = append(took, time.Since(time.Unix(0, int64(binary.BigEndian.Uint64(p.Data[8:])))))
+		}))
+		still := connect(t, s.relay, "stands still", via(plain4), on(2))
+		var from []*client
+		for range senders {
+			from = append(from, connect(t, s.relay, "sender", via(plain4), on(0)))
+		}
+		for _, c := range from {
+			fence(t, c, still)
+		}
+		if err := syscall.Kill(s.workers[2], syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { syscall.Kill(s.workers[2], syscall.SIGCONT) })
+		var busy sync.WaitGroup
+		for _, c := range from {
+			busy.Go(func() {
+				large, due := payload(1, 1<<10), time.Now()
+				for n := range uint64(packets) {
+					due = due.Add(every)
+					time.Sleep(time.Until(due))
+					small := payload(n, 200)
+					binary.BigEndian.PutUint64(small, n)
+					binary.BigEndian.PutUint64(small[8:], uint64(due.UnixNano()))
+					for range 4 {
+						c.conn.Send(still.key, large)
+					}
+					c.conn.Send(lives.key, small)
+				}
+			})
+		}
+		busy.Wait()
+		eventually(t, "all packets to the one that lives", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(took) == senders*packets
+		})
+		if err := syscall.Kill(s.workers[2], syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(took)
+		p99 := took[len(took)*99/100]
+		worst = max(worst, p99)
+		if p99 > bound {
+			t.Errorf("99 of 100 packets beside those to a worker that stands still came within %v only", p99)
+		}
+		for _, c := range append(from, lives, still) {
+			c.close()
+		}
+	}
+	f.note("%d times; 99 of 100 packets of the same senders to others came within %v", f.rounds, worst.Round(time.Millisecond))
 }
 
 // A worker stands still with the registry's lock, in the midst of a change: the

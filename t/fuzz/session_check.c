@@ -136,7 +136,8 @@ fuzz_check_region(ngx_derp_region_t *region)
         for (i = region->buckets[b]; i; i = peer->next) {
             peer = &region->peers[i - 1];
 
-            stub_assert(peer->bucket == b && peer->route != NGX_DERP_NO_ROUTE);
+            stub_assert(ngx_derp_peer_bucket(region, peer->key) == b
+                        && peer->route != NGX_DERP_NO_ROUTE);
 
             n = fuzz_count_list(region, peer->clients, i - 1,
                                 NGX_DERP_CONN_CLIENT);
