@@ -27,6 +27,8 @@ ROUNDS ?= 1
 
 SOAK ?= 30m
 
+MATRIX_TREES ?=
+
 BUILD_DEPS = gcc libc6-dev libssl-dev libpcre2-dev zlib1g-dev \
 	libsodium-dev libjansson-dev
 
@@ -64,6 +66,11 @@ OUT          = build/$(notdir $(TREE))$(if $(STATIC),-static)$(if $(FAULTS),-fau
 WORK         = $(OUT)
 GOALS        = binary $(if $(STATIC),,modules)
 NGINX_BINARY = $(CURDIR)/$(OUT)/nginx
+
+# Angie's has a name of its own, and is installed as "nginx", too.
+
+BUILT        = $(WORK)/objs/$(if $(wildcard $(TREE)/src/core/angie.h),angie,nginx)
+
 NGX_FLAGS    = NGX_CONF_FLAGS=(--error-log-path=stderr --with-debug \
 	--with-threads --with-pcre-jit --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
@@ -111,8 +118,8 @@ export CONFIGURE NGINX_BINARY DERP_MODULE TESTS HTTPS_PORT HTTP_PORT WORKERS
 build: $(WORK)/objs/Makefile ## Build the module (the default)
 	@$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) \
 		--no-print-directory -C $(WORK) -f objs/Makefile $(GOALS)
-	install $(if $(NGINX_SRC),$(WORK)/objs/nginx) \
-		$(if $(STATIC),,$(WORK)/objs/*.so) $(OUT)
+	$(if $(NGINX_SRC),install $(BUILT) $(OUT)/nginx)
+	$(if $(STATIC),,install $(WORK)/objs/*.so $(OUT))
 	@printf '%s\n' $(if $(DERP_MODULE),'load_module $(DERP_MODULE);') \
 		'pid $(CURDIR)/$(WORK)/load.pid;' 'events { }' > $(WORK)/load.conf
 	$(NGINX_BINARY) -t -q -e stderr -p $(CURDIR)/$(WORK) -c load.conf
@@ -127,9 +134,9 @@ test: ## Build and run all tests
 	@$(MAKE) --no-print-directory build
 	@.ci/test
 
-matrix: ## Build for several versions of nginx, run all tests with each
+matrix: ## Build for several versions of nginx and TLS libraries, test each
 	@.ci/install $(BUILD_DEPS) $(TEST_DEPS)
-	@.ci/matrix $(FETCHED)
+	@.ci/matrix $(FETCHED) $(MATRIX_TREES)
 
 chaos: deps ## Build and try what an operator fears, a little of each
 	@.ci/install openssl iproute2 util-linux
@@ -197,6 +204,8 @@ help:
 	@echo "  CHECK=short  for \"make check\": two workers, and not what waits"
 	@echo "  HTTPS_PORT, HTTP_PORT, WORKERS"
 	@echo "               for \"make run\": $(HTTPS_PORT), $(HTTP_PORT), $(WORKERS)"
+	@echo "  MATRIX_TREES for \"make matrix\": directories with other sources to build"
+	@echo "               with, nginx's main branch or Angie's"
 	@echo "  SOAK         for \"make soak\": how long, $(SOAK)"
 	@echo "  ROWS, SECS, ROUNDS"
 	@echo "               for \"make bench\": what to measure, how long, how often;"

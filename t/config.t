@@ -202,13 +202,18 @@ fails
 /\[emerg\].*"127\.0\.0\.1"/
 
 
-=== TEST 24: a link to a name that there is not
+=== TEST 24: a link to a name that there is not, and no "resolver"
+# Without a resolver the name is looked up once, at the start, and is an error.
+# Angie and Tengine have a resolver by default, and look it up later.
+
 --- derp_relay
 mesh_key_file mesh.key;
 mesh_with https://derp.invalid;
---- nginx_t
-fails
-/\[emerg\].*derp\.invalid/
+--- nginx_t eval
+Test::Nginx::DERP::built(qr/^(?:Angie|Tengine) version:/m)
+    ? 'ok'
+    : 'fails
+/\[emerg\].*derp\.invalid/'
 
 
 === TEST 25: a notice that is too long
@@ -336,5 +341,60 @@ location /status { derp_status main; }
 }
 derp_relay main { zone 4m; key_file derp.key; }
 server { listen 127.0.0.1:$TEST_NGINX_PORT_2;
+--- nginx_t
+ok
+
+
+=== TEST 40: a name for TLS that no host can have
+--- derp_relay eval
+"mesh_key_file mesh.key;\n"
+. 'mesh_with https://127.0.0.1:1/derp;' . "\n"
+. 'mesh_ssl_name ' . 'a' x 4060 . ';'
+--- nginx_t
+fails
+/\[emerg\] invalid "mesh_ssl_name" in derp_relay "main", expected a name of at most 255 bytes/
+
+
+=== TEST 41: the longest name for TLS
+--- derp_relay eval
+"mesh_key_file mesh.key;\n"
+. 'mesh_with https://127.0.0.1:1/derp;' . "\n"
+. 'mesh_ssl_name ' . 'a' x 255 . ';'
+--- nginx_t
+ok
+
+
+=== TEST 42: a host that cannot be one
+--- derp_relay
+mesh_key_file mesh.key;
+mesh_with "http://a b/derp";
+--- nginx_t
+fails
+/\[emerg\] invalid host in URL "http:\/\/a b\/derp" to mesh with, expected a name/
+
+
+=== TEST 43: a URI that ends the request's line
+--- derp_relay
+mesh_key_file mesh.key;
+mesh_with "http://127.0.0.1:1/derp HTTP/1.1";
+--- nginx_t
+fails
+/\[emerg\] the URI of a relay to mesh with must have at most 2048 bytes, and spaces as %20/
+
+
+=== TEST 44: a URI that is too long
+--- derp_relay eval
+"mesh_key_file mesh.key;\n" . 'mesh_with http://127.0.0.1:1/' . 'a' x 2048 . ';'
+--- nginx_t
+fails
+/\[emerg\] the URI of a relay to mesh with must have at most 2048 bytes, and spaces as %20/
+
+
+=== TEST 45: a link to a name that there is not, which a resolver is asked for
+--- http_config
+resolver 127.0.0.1:$TEST_NGINX_PORT_2;
+--- derp_relay
+mesh_key_file mesh.key;
+mesh_with https://derp.invalid;
 --- nginx_t
 ok

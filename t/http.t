@@ -29,9 +29,11 @@ a: sync
 a: open
 a: request GET /derp HTTP/1.1 | upgrade: derp | connection: UPGRADE
 a: status 101
+a: header Upgrade: DERP
 b: open
-b: request GET /derp HTTP/1.1 | Upgrade: h2c, DERP | Connection: keep-alive,upgrade
+b: request GET /derp HTTP/1.1 | Upgrade: websocket, DERP | Connection: keep-alive,upgrade
 b: status 101
+b: header Upgrade: DERP
 c: open
 c: request GET /derp HTTP/1.1 | Connection: keep-alive | Upgrade: Derp | Connection: Upgrade
 c: status 101
@@ -39,11 +41,12 @@ a b c: server-key
 a b c: login
 
 
-=== TEST 3: the WebSocket of very old clients, which is none
+=== TEST 3: the WebSocket of very old clients, which is none, and is named so
 --- derp
 a: open
-a: request GET /derp HTTP/1.1 | Upgrade: websocket | Connection: Upgrade
+a: request GET /derp HTTP/1.1 | Upgrade: WebSocket | Connection: Upgrade
 a: status 101
+a: header Upgrade: websocket
 a: server-key
 a: login
 a: sync
@@ -366,7 +369,7 @@ c: request GET /derp HTTP/1.0 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-
 c: closed
 d: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 1 | Content-Length: 3 | | abc
 d: ends
-file ../logs/access.log like /(?:\n.* "(?:POST|HEAD|GET) .derp HTTP.1.[01]" 444 .*){4}/
+file ../logs/access.log like /(?:\n.* "(?:POST|HEAD) .derp HTTP.1.1" 405 .*){2}(?:\n.* "GET .derp HTTP.1.[01]" 400 .*){2}/
 good: sync
 
 
@@ -440,3 +443,144 @@ b: request GET /asked HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
 b: status 500
 c: connect
 c: sync
+
+
+=== TEST 29: what a proxy got in early data
+--- once
+--- derp
+a: open
+a: request GET /derp?slow HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Early-Data: 1
+a: status 425
+a: upgrade
+a: server-key
+a: login
+b: open
+b: request GET /derp?fast HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 1 | Early-Data: 1
+b: closed
+file ../logs/access.log like /"GET /derp\?slow HTTP/1.1" 425 /
+file ../logs/access.log like /"GET /derp\?fast HTTP/1.1" 425 0 /
+a: sync
+
+
+=== TEST 30: the log names the client behind PROXY protocol
+--- transport: plain
+--- derp_relay
+mesh_key_file mesh.key;
+--- http_config
+server {
+    listen 127.0.0.1:$TEST_NGINX_PORT_2 proxy_protocol;
+    set_real_ip_from 127.0.0.1;
+    real_ip_header proxy_protocol;
+    location /derp { derp main; }
+}
+--- derp
+w: connect mesh
+w: watch
+w: present w
+a: open port=2
+a: raw "PROXY TCP4 198.51.100.7 192.0.2.1 4567 443\r\n"
+a: upgrade
+a: server-key
+a: login
+w: expect peer_present key:a+hex:00000000000000000000ffffc6336407+u16:4567+u8:1
+a: frame ping "123"
+a: closed
+log /client sent Ping of 3 bytes which is out of bounds while relaying, derp_relay: "main", client: 198\.51\.100\.7, nodekey:key:a$/
+log /derp session ended: protocol error, .*, client: 198\.51\.100\.7, nodekey:key:a$/
+b: open port=2
+b: raw hex:0d0a0d0a000d0a515549540a2121002420010db800000000000000000000000720010db8000000000000000000000001+u16:4568+u16:443
+b: upgrade
+b: server-key
+b: login
+w: pick expect peer_present key:b+hex:20010db8000000000000000000000007+u16:4568+u8:1
+b: frame ping "123"
+b: closed
+log /client sent Ping of 3 bytes .*, client: 2001:db8::7, nodekey:key:b$/
+log /derp session ended: protocol error, .*, client: 2001:db8::7, nodekey:key:b$/
+c: open port=2
+c: raw "PROXY UNKNOWN\r\n"
+c: upgrade
+c: server-key
+c: login
+c: shutdown
+c: closed
+log /derp session ended: client closed, .*, client: 127\.0\.0\.1, nodekey:key:c$/
+
+
+=== TEST 31: and behind a proxy that says so in a header
+--- derp_relay
+mesh_key_file mesh.key;
+--- derp_location
+set_real_ip_from 127.0.0.1;
+set_real_ip_from ::1;
+real_ip_header X-Forwarded-For;
+--- derp
+w: connect mesh
+w: watch
+w: present w
+a: connect with="X-Forwarded-For: 198.51.100.7"
+w: expect peer_present key:a+hex:00000000000000000000ffffc6336407+u16:0+u8:1
+b: connect fast with="X-Forwarded-For: [2001:db8::7]:4567"
+w: expect peer_present key:b+hex:20010db8000000000000000000000007+u16:4567+u8:1
+c: open v6
+c: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | X-Forwarded-For: 192.0.2.1, 198.51.100.8:99
+c: status 101
+c: server-key
+c: info flip=-1
+c: closed
+a b: frame ping "123"
+a b: closed
+log /client sent Ping of 3 bytes .*, client: 198\.51\.100\.7, nodekey:key:a$/
+log /derp session ended: protocol error, .*, client: 198\.51\.100\.7, nodekey:key:a$/
+log /client sent Ping of 3 bytes .*, client: 2001:db8::7, nodekey:key:b$/
+log /derp session ended: protocol error, .*, client: 2001:db8::7, nodekey:key:b$/
+log /client sent ClientInfo of .*, client: 198\.51\.100\.8, nodekey:key:c$/
+log /derp session ended: protocol error, .*, client: 198\.51\.100\.8, nodekey:key:c$/
+d: connect with="X-Forwarded-For: nobody"
+d: shutdown
+d: closed
+log /derp session ended: client closed, .*, client: 127\.0\.0\.1, nodekey:key:d$/
+
+
+=== TEST 32: and behind one that comes by a unix socket
+--- derp_relay
+mesh_key_file mesh.key;
+--- http_config
+server {
+    listen unix:$TEST_NGINX_SOCKET;
+    set_real_ip_from unix:;
+    real_ip_header X-Real-IP;
+    location /derp { derp main; }
+}
+--- config
+location = /proxied {
+    proxy_pass http://unix:$TEST_NGINX_SOCKET:/derp;
+    proxy_http_version 1.1;
+    proxy_set_header Connection upgrade;
+    proxy_set_header Upgrade $http_upgrade;
+}
+--- derp
+w: connect mesh
+w: watch
+w: present w
+a: open
+a: request GET /proxied HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | X-Real-IP: 198.51.100.7
+a: status 101
+a: server-key
+a: login
+w: expect peer_present key:a+hex:00000000000000000000ffffc6336407+u16:0+u8:1
+a: send w "hello"
+w: recv a "hello"
+a: frame ping "123"
+a: closed
+log /client sent Ping of 3 bytes .*, client: 198\.51\.100\.7, nodekey:key:a$/
+log /derp session ended: protocol error, .*, client: 198\.51\.100\.7, nodekey:key:a$/
+b: open
+b: request GET /proxied HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+b: status 101
+b: server-key
+b: login
+w: pick expect peer_present key:b+hex:00000000000000000000000000000000+u16:0+u8:1
+b: shutdown
+b: closed
+log /derp session ended: client closed, .*, client: unix:, nodekey:key:b$/

@@ -106,7 +106,7 @@ b: reach a
 allow /has lost its link|mesh peer/
 w: close-peer server
 a: gone b
-log /\[\w+\].*derp_relay "main" has lost its link to/
+log /\[\w+\].*derp_relay "main" has lost its link to \S+: mesh peer closed/
 a: reach b
 b: reach a
 
@@ -364,3 +364,31 @@ b2: recv a "still to the other"
 b2: close
 a: reach b1
 a: nothing
+
+
+=== TEST 16: the host that another relay is asked for, with its port
+--- fresh
+--- derp_relay
+drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/linked;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    drain 0;
+    mesh_key_file mesh.key;
+}
+--- config
+location /other { derp other; }
+location /linked {
+    if ($http_host != "127.0.0.1:$TEST_NGINX_SERVER_PORT") {
+        return 403;
+    }
+
+    derp other;
+}
+--- derp
+a: connect worker=1
+b: connect worker=2 at=/other
+a: reach b

@@ -145,7 +145,7 @@ a3: recv a2 "hello"
 --- fresh
 --- linked: 300ms
 --- derp
-allow /while dialing/
+allow /while (?:dialing|logging in)/
 a$i: connect worker=$i for i=1..10
 b: connect worker=2 at=/other
 w: connect mesh worker=1
@@ -162,3 +162,23 @@ a1: reach b
 b: reach a1
 a2: send a3 "hello"
 a3: recv a2 "hello"
+
+
+=== TEST 12: who comes while clients are let go is refused
+--- workers: 1
+--- derp_relay
+drain 300ms;
+--- derp
+a: connect
+b c: open
+b c: raw "\r\n"
+a: sync for i=1..4
+quit
+a: restarting
+b: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade
+b: status 503
+b: ends
+c: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-Start: 1
+c: closed
+a: closed
+exit

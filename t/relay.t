@@ -535,21 +535,30 @@ b: rekey
 a: stream b 100 size=65536 window=8
 
 
-=== TEST 39: who has them changed on and on, and reads nothing, is closed
+=== TEST 39: keys of TLS are changed on and on by a client that reads nothing
+# OpenSSL answers each change, and the client is closed before the answers take up
+# memory.  AWS-LC answers none before its last answer is written, and the client
+# stays.
+
 --- transport: tls
 --- once
 --- derp_relay
 write_timeout 60s;
---- derp
-a: connect worker=1
+--- derp eval
+'a: connect worker=1
 b: connect worker=1 rcvbuf=4096
 b: deaf
 a: burst b 200 size=65536
 a: sync
 b: rekey for i=1..4000
-log /\[info\].*derp session ended: read failed.*key:b/
+' . (Test::Nginx::DERP::built(qr/^built with .*AWS-LC/m)
+     ? 'b: settle
 b: hear
-b: ends
+b: ascending a 200 size=65536 lossy
+a: stream b 100 size=1400'
+     : 'log /\[info\].*derp session ended: read failed.*key:b/
+b: hear
+b: ends')
 
 
 === TEST 40: a client that has TLS's records made small

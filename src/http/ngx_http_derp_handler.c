@@ -8,6 +8,7 @@
 #include "ngx_derp_session.h"
 
 
+#define NGX_HTTP_TOO_EARLY         425
 #define NGX_HTTP_UPGRADE_REQUIRED  426
 
 
@@ -31,6 +32,7 @@ typedef struct {
 static void ngx_http_derp_suffix(ngx_http_request_t *r, ngx_str_t *suffix);
 static ngx_int_t ngx_http_derp_probe(ngx_http_request_t *r);
 static ngx_int_t ngx_http_derp_check(ngx_http_request_t *r);
+static ngx_int_t ngx_http_derp_check_early(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_derp_fast_start(ngx_http_request_t *r);
 static ngx_http_derp_upgrade_e ngx_http_derp_asked(ngx_http_request_t *r);
 static ngx_table_elt_t *ngx_http_derp_header(ngx_http_request_t *r,
@@ -43,6 +45,7 @@ static ngx_int_t ngx_http_derp_switch_protocols(ngx_http_request_t *r,
 static ngx_int_t ngx_http_derp_server_key(ngx_http_request_t *r,
     ngx_derp_relay_t *relay);
 static void ngx_http_derp_release_handler(ngx_event_t *ev);
+static ngx_int_t ngx_http_derp_free_request(ngx_http_request_t *r);
 static void ngx_http_derp_release_cleanup(void *data);
 static ngx_int_t ngx_http_derp_keep_counted(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_derp_is_counted(ngx_pool_cleanup_t *cln);
@@ -81,14 +84,15 @@ ngx_http_derp_handler(ngx_http_request_t *r)
 
     rc = ngx_http_derp_check(r);
 
-    if (rc != NGX_OK) {
+    if (rc != NGX_OK && ngx_http_derp_fast_start(r)) {
 
-        /* who starts fast takes no answer but DERP */
+        /* such a client expects DERP, so the status is for the access log */
 
-        return ngx_http_derp_fast_start(r) ? NGX_HTTP_CLOSE : rc;
+        r->headers_out.status = rc;
+        return NGX_ERROR;
     }
 
-    return ngx_http_derp_upgrade(r);
+    return rc == NGX_OK ? ngx_http_derp_upgrade(r) : rc;
 }
 
 
@@ -97,6 +101,7 @@ ngx_http_derp_handler(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_derp_check(ngx_http_request_t *r)
 {
+    ngx_int_t                  rc;
     ngx_http_derp_loc_conf_t  *dlcf;
 
     if (r->method != NGX_HTTP_GET) {
@@ -112,6 +117,11 @@ ngx_http_derp_check(ngx_http_request_t *r)
         return NGX_HTTP_BAD_REQUEST;
     }
 
+    rc = ngx_http_derp_check_early(r);
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
     dlcf = ngx_http_get_module_loc_conf(r, ngx_http_derp_module);
 
     if (ngx_derp_session_refused(&dlcf->relay->relay)) {
@@ -119,6 +129,35 @@ ngx_http_derp_check(ngx_http_request_t *r)
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * TLS early data can be replayed by anybody who recorded it, and ClientInfo
+ * would let that one in as the client.  A proxy marks what it got so with a
+ * header, of any value (RFC 8470, 5.1).
+ */
+
+static ngx_int_t
+ngx_http_derp_check_early(ngx_http_request_t *r)
+{
+#if (NGX_HTTP_SSL)
+    ngx_str_t  early;
+
+    if (r->connection->ssl) {
+
+        if (ngx_ssl_get_early_data(r->connection, r->pool, &early) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        if (early.len) {
+            return NGX_HTTP_TOO_EARLY;
+        }
+    }
+#endif
+
+    return ngx_http_derp_header(r, "early-data", NULL) ? NGX_HTTP_TOO_EARLY
+                                                       : NGX_OK;
 }
 
 
@@ -390,12 +429,22 @@ ngx_http_derp_switch_protocols(ngx_http_request_t *r, ngx_derp_relay_t *relay)
 {
     u_char     key[NGX_DERP_HEX_LEN];
     ngx_int_t  rc;
+    ngx_str_t  name;
 
     ngx_str_set(&r->headers_out.status_line, "101 Switching Protocols");
 
+    /* a proxy in between accepts only a protocol that the client offered */
+
+    if (ngx_http_derp_header(r, "upgrade", "derp")) {
+        ngx_str_set(&name, "DERP");
+
+    } else {
+        ngx_str_set(&name, "websocket");
+    }
+
     ngx_derp_key_hex(key, relay->public_key);
 
-    if (ngx_http_derp_add_header(r, "Upgrade", (u_char *) "DERP", 4) != NGX_OK
+    if (ngx_http_derp_add_header(r, "Upgrade", name.data, name.len) != NGX_OK
         || ngx_http_derp_add_header(r, "Derp-Version", (u_char *) "2", 1)
            != NGX_OK
         || ngx_http_derp_add_header(r, "Derp-Public-Key", key, sizeof(key))
@@ -508,11 +557,9 @@ ngx_http_derp_release_handler(ngx_event_t *ev)
         c->error = 1;
     }
 
-    r->keepalive = 0;
-
-    ngx_http_free_request(r, 0);
-
-    c->destroyed = 0;
+    if (ngx_http_derp_free_request(r) != NGX_OK) {
+        c->error = 1;
+    }
 
     if (c->error
         || ngx_derp_session_create(relay, c, &client, b->pos, b->last - b->pos)
@@ -523,6 +570,48 @@ ngx_http_derp_release_handler(ngx_event_t *ev)
     }
 
     ngx_http_derp_free_buffers(c, hc);
+}
+
+
+/*
+ * With the request realip's change of the connection's address is undone.  The
+ * text is kept, since the log must name the client instead of a proxy; sockaddr
+ * is the socket's again, as the session expects.
+ */
+
+static ngx_int_t
+ngx_http_derp_free_request(ngx_http_request_t *r)
+{
+    u_char             text[NGX_SOCKADDR_STRLEN];
+    ngx_str_t          addr;
+    ngx_connection_t  *c;
+
+    c = r->connection;
+
+    addr.data = text;
+    addr.len = ngx_min(c->addr_text.len, sizeof(text));
+    ngx_memcpy(text, c->addr_text.data, addr.len);
+
+    r->keepalive = 0;
+
+    ngx_http_free_request(r, 0);
+
+    c->destroyed = 0;
+
+    if (c->addr_text.len == addr.len
+        && ngx_memcmp(c->addr_text.data, text, addr.len) == 0)
+    {
+        return NGX_OK;
+    }
+
+    addr.data = ngx_pstrdup(c->pool, &addr);
+    if (addr.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    c->addr_text = addr;
+
+    return NGX_OK;
 }
 
 

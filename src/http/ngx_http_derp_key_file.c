@@ -18,6 +18,8 @@ static ngx_int_t ngx_http_derp_make_key(ngx_conf_t *cf, ngx_str_t *file,
 static ngx_int_t ngx_http_derp_check_folder(ngx_conf_t *cf, ngx_str_t *file);
 static ngx_int_t ngx_http_derp_write_file(ngx_conf_t *cf, ngx_str_t *file,
     u_char *data, size_t len);
+static ngx_int_t ngx_http_derp_sync_folder(ngx_conf_t *cf, ngx_str_t *file);
+static u_char *ngx_http_derp_folder(ngx_conf_t *cf, ngx_str_t *file);
 
 
 ngx_int_t
@@ -196,20 +198,12 @@ ngx_http_derp_make_key(ngx_conf_t *cf, ngx_str_t *file, u_char *key)
 static ngx_int_t
 ngx_http_derp_check_folder(ngx_conf_t *cf, ngx_str_t *file)
 {
-    u_char  *folder, *p;
+    u_char  *folder;
 
-    folder = ngx_pnalloc(cf->pool, file->len + 1);
+    folder = ngx_http_derp_folder(cf, file);
     if (folder == NULL) {
         return NGX_ERROR;
     }
-
-    p = ngx_cpymem(folder, file->data, file->len);
-
-    while (p > folder + 1 && p[-1] != '/') {
-        p--;
-    }
-
-    *p = '\0';
 
     if (access((char *) folder, W_OK|X_OK) == -1) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
@@ -227,15 +221,18 @@ static ngx_int_t
 ngx_http_derp_write_file(ngx_conf_t *cf, ngx_str_t *file, u_char *data,
     size_t len)
 {
+    size_t     size;
     u_char    *temp;
     ngx_fd_t   fd;
 
-    temp = ngx_pnalloc(cf->pool, file->len + sizeof(".new"));
+    size = file->len + sizeof(".new");
+
+    temp = ngx_pnalloc(cf->pool, size);
     if (temp == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_sprintf(temp, "%V.new%Z", file);
+    (void) ngx_snprintf(temp, size, "%V.new%Z", file);
 
     (void) ngx_delete_file(temp);
 
@@ -248,22 +245,98 @@ ngx_http_derp_write_file(ngx_conf_t *cf, ngx_str_t *file, u_char *data,
         return NGX_ERROR;
     }
 
-    if (ngx_write_fd(fd, data, len) != (ssize_t) len || fsync(fd) == -1) {
+    if (ngx_write_fd(fd, data, len) != (ssize_t) len) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno, ngx_write_fd_n
                            " \"%s\" failed", temp);
-        (void) ngx_close_file(fd);
-        (void) ngx_delete_file(temp);
-        return NGX_ERROR;
+        goto failed;
     }
 
-    if (ngx_close_file(fd) == NGX_FILE_ERROR
-        || ngx_rename_file(temp, file->data) == NGX_FILE_ERROR)
-    {
+    if (fsync(fd) == -1) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
+                           "fsync() \"%s\" failed", temp);
+        goto failed;
+    }
+
+    if (ngx_close_file(fd) == NGX_FILE_ERROR) {
+        ngx_conf_log_error(NGX_LOG_ALERT, cf, ngx_errno, ngx_close_file_n
+                           " \"%s\" failed", temp);
+    }
+
+    if (ngx_rename_file(temp, file->data) == NGX_FILE_ERROR) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno, ngx_rename_file_n
                            " \"%s\" to \"%V\" failed", temp, file);
         (void) ngx_delete_file(temp);
         return NGX_ERROR;
     }
 
-    return NGX_OK;
+    return ngx_http_derp_sync_folder(cf, file);
+
+failed:
+
+    (void) ngx_close_file(fd);
+    (void) ngx_delete_file(temp);
+
+    return NGX_ERROR;
+}
+
+
+/* The file's new name is as safe as its contents only after this. */
+
+static ngx_int_t
+ngx_http_derp_sync_folder(ngx_conf_t *cf, ngx_str_t *file)
+{
+    u_char    *folder;
+    ngx_fd_t   fd;
+    ngx_int_t  rc;
+
+    folder = ngx_http_derp_folder(cf, file);
+    if (folder == NULL) {
+        return NGX_ERROR;
+    }
+
+    fd = ngx_open_file(folder, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
+
+    if (fd == NGX_INVALID_FILE) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno, ngx_open_file_n
+                           " \"%s\" failed", folder);
+        return NGX_ERROR;
+    }
+
+    rc = NGX_OK;
+
+    /* not every file system can do it */
+
+    if (fsync(fd) == -1 && ngx_errno != NGX_EINVAL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
+                           "fsync() \"%s\" failed", folder);
+        rc = NGX_ERROR;
+    }
+
+    (void) ngx_close_file(fd);
+
+    return rc;
+}
+
+
+/* The path up to the last slash of a full name, which the caller may change. */
+
+static u_char *
+ngx_http_derp_folder(ngx_conf_t *cf, ngx_str_t *file)
+{
+    u_char  *folder, *p;
+
+    folder = ngx_pnalloc(cf->pool, file->len + 1);
+    if (folder == NULL) {
+        return NULL;
+    }
+
+    p = ngx_cpymem(folder, file->data, file->len);
+
+    while (p > folder + 1 && p[-1] != '/') {
+        p--;
+    }
+
+    *p = '\0';
+
+    return folder;
 }

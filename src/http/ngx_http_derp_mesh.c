@@ -9,8 +9,16 @@
 #include "ngx_derp_lease.h"
 
 
+/* both fit in the request of a relay that is dialed */
+#define NGX_HTTP_DERP_NAME_MAX  255
+#define NGX_HTTP_DERP_URI_MAX   2048
+
+
 static ngx_derp_mesh_t *ngx_http_derp_mesh(ngx_conf_t *cf,
     ngx_derp_relay_t *relay);
+static ngx_int_t ngx_http_derp_mesh_check(ngx_conf_t *cf, ngx_url_t *u,
+    ngx_str_t *value);
+static ngx_uint_t ngx_http_derp_mesh_is_name(ngx_str_t *name);
 static char *ngx_http_derp_mesh_add(ngx_conf_t *cf, ngx_derp_relay_t *relay,
     ngx_str_t *value);
 static uint64_t ngx_http_derp_mesh_id(ngx_str_t *value);
@@ -142,6 +150,10 @@ ngx_http_derp_mesh_add(ngx_conf_t *cf, ngx_derp_relay_t *relay,
         return NGX_CONF_ERROR;
     }
 
+    if (ngx_http_derp_mesh_check(cf, u, value) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     if (u->uri.len == 0) {
         ngx_str_set(&u->uri, "/derp");
     }
@@ -149,6 +161,67 @@ ngx_http_derp_mesh_add(ngx_conf_t *cf, ngx_derp_relay_t *relay,
     link->name = u->host;
 
     return NGX_CONF_OK;
+}
+
+
+/* What goes into the request that is sent to the other relay. */
+
+static ngx_int_t
+ngx_http_derp_mesh_check(ngx_conf_t *cf, ngx_url_t *u, ngx_str_t *value)
+{
+    size_t  i;
+
+    if (!ngx_http_derp_mesh_is_name(&u->host)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid host in URL \"%V\" to mesh with, expected "
+                           "a name of at most %d bytes, or an address", value,
+                           NGX_HTTP_DERP_NAME_MAX);
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < u->uri.len; i++) {
+        if (u->uri.data[i] <= ' ' || u->uri.data[i] == 0x7f) {
+            break;
+        }
+    }
+
+    if (i < u->uri.len || u->uri.len > NGX_HTTP_DERP_URI_MAX) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "the URI of a relay to mesh with must have at most "
+                           "%d bytes, and spaces as %%20, in \"%V\"",
+                           NGX_HTTP_DERP_URI_MAX, value);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/* RFC 1035, 2.3.4: no name is longer; addresses have colons and brackets. */
+
+static ngx_uint_t
+ngx_http_derp_mesh_is_name(ngx_str_t *name)
+{
+    size_t  i;
+    u_char  c;
+
+    if (name->len == 0 || name->len > NGX_HTTP_DERP_NAME_MAX) {
+        return 0;
+    }
+
+    for (i = 0; i < name->len; i++) {
+        c = ngx_tolower(name->data[i]);
+
+        if ((c < 'a' || c > 'z')
+            && (c < '0' || c > '9')
+            && ngx_strlchr((u_char *) "-._:[]", (u_char *) "-._:[]" + 6, c)
+               == NULL)
+        {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 
@@ -236,6 +309,14 @@ ngx_http_derp_mesh_init(ngx_conf_t *cf, ngx_http_derp_relay_conf_t *rcf)
 
     link = mesh->links.elts;
 
+    if (mesh->ssl_name.data && !ngx_http_derp_mesh_is_name(&mesh->ssl_name)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"mesh_ssl_name\" in derp_relay \"%V\", "
+                           "expected a name of at most %d bytes",
+                           &rcf->relay.name, NGX_HTTP_DERP_NAME_MAX);
+        return NGX_ERROR;
+    }
+
     for (i = 0; i < mesh->links.nelts; i++) {
         if (mesh->ssl_name.len) {
             link[i].name = mesh->ssl_name;
@@ -300,6 +381,7 @@ ngx_http_derp_mesh_resolve(ngx_conf_t *cf, ngx_derp_relay_t *relay)
     ngx_uint_t                 i;
     ngx_derp_mesh_t           *mesh;
     ngx_derp_link_t           *link;
+    ngx_resolver_ctx_t        *ctx;
     ngx_http_core_loc_conf_t  *clcf;
 
     mesh = relay->mesh;
@@ -310,7 +392,20 @@ ngx_http_derp_mesh_resolve(ngx_conf_t *cf, ngx_derp_relay_t *relay)
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
-    if (clcf->resolver && clcf->resolver->connections.nelts) {
+    /*
+     * Whether it has servers is asked this way, since its fields differ between
+     * nginx and Angie.  Without any server{} there is not even an empty one.
+     */
+
+    ctx = clcf->resolver ? ngx_resolve_start(clcf->resolver, NULL)
+                         : NGX_NO_RESOLVER;
+    if (ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ctx != NGX_NO_RESOLVER) {
+        ngx_resolve_name_done(ctx);
+
         mesh->resolver = clcf->resolver;
 
         mesh->resolver_timeout =

@@ -331,7 +331,10 @@ ngx_http_derp_relay_init(ngx_conf_t *cf, ngx_http_derp_relay_conf_t *rcf)
     ngx_conf_init_msec_value(relay->keepalive, 60000);
     ngx_conf_init_msec_value(relay->write_timeout, 2000);
     ngx_conf_init_size_value(relay->buffers, 64 * 1024 * 1024);
-    ngx_conf_init_msec_value(relay->drain, 10000);
+
+    /* Debian's unit for nginx ends a stop after 5 seconds */
+
+    ngx_conf_init_msec_value(relay->drain, 4000);
 
     relay->mesh_write_timeout = NGX_HTTP_DERP_MESH_WRITE_TIMEOUT;
 
@@ -513,7 +516,8 @@ ngx_http_derp_relay_add_zone(ngx_conf_t *cf, ngx_http_derp_relay_conf_t *rcf)
         return NGX_ERROR;
     }
 
-    ngx_sprintf(name.data, "derp_relay %V", &rcf->relay.name);
+    (void) ngx_snprintf(name.data, name.len, "derp_relay %V",
+                        &rcf->relay.name);
 
     if (ngx_http_derp_relay_same_size(cf, rcf, &name) != NGX_OK) {
         return NGX_ERROR;

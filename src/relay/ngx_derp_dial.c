@@ -29,6 +29,7 @@ static void ngx_derp_dial_reply(ngx_derp_link_t *link);
 static u_char *ngx_derp_dial_header_end(ngx_buf_t *b);
 static void ngx_derp_dial_fail(ngx_derp_link_t *link, ngx_err_t err,
     char *what);
+static void ngx_derp_dial_error(ngx_derp_link_t *link, char *what);
 static void ngx_derp_dial_empty_handler(ngx_event_t *ev);
 
 
@@ -56,7 +57,7 @@ ngx_derp_dial(ngx_derp_link_t *link)
     ctx = ngx_resolve_start(mesh->resolver, &temp);
 
     if (ctx == NULL || ctx == NGX_NO_RESOLVER) {
-        ngx_derp_dial_fail(link, 0, "has no resolver");
+        ngx_derp_dial_error(link, "no resolver is to be had for it");
         return;
     }
 
@@ -250,7 +251,7 @@ ngx_derp_dial_tls(ngx_derp_link_t *link)
     if (ngx_ssl_create_connection(link->relay->mesh->ssl, c, NGX_SSL_CLIENT)
         != NGX_OK)
     {
-        ngx_derp_dial_fail(link, 0, "has no TLS");
+        ngx_derp_dial_error(link, "TLS could not be set up for it");
         return;
     }
 
@@ -262,7 +263,7 @@ ngx_derp_dial_tls(ngx_derp_link_t *link)
         name = ngx_pnalloc(c->pool, link->name.len + 1);
 
         if (name == NULL) {
-            ngx_derp_dial_fail(link, 0, "has no TLS");
+            ngx_derp_dial_error(link, "there is no memory for its name");
             return;
         }
 
@@ -271,7 +272,7 @@ ngx_derp_dial_tls(ngx_derp_link_t *link)
         if (SSL_set_tlsext_host_name(c->ssl->connection, (char *) name) == 0) {
             ngx_ssl_error(NGX_LOG_ERR, c->log, 0,
                           "SSL_set_tlsext_host_name(\"%s\") failed", name);
-            ngx_derp_dial_fail(link, 0, "has no TLS");
+            ngx_derp_dial_error(link, "its name could not be set for TLS");
             return;
         }
     }
@@ -386,29 +387,37 @@ ngx_derp_dial_check_ip(ngx_connection_t *c, ngx_str_t *name)
 static void
 ngx_derp_dial_request(ngx_derp_link_t *link)
 {
-    size_t             len;
-    ngx_str_t         *uri;
+    ngx_buf_t         *b;
+    ngx_url_t         *u;
     ngx_connection_t  *c;
 
     c = link->connection;
-    uri = &link->url.uri;
+    u = &link->url;
 
-    len = sizeof("GET  HTTP/1.1" CRLF "Host: " CRLF "Upgrade: DERP" CRLF
-                 "Connection: Upgrade" CRLF CRLF)
-          + uri->len + link->url.url.len;
-
-    link->buf = ngx_create_temp_buf(c->pool, ngx_max(len,
-                                                     NGX_DERP_DIAL_BUFFER));
-    if (link->buf == NULL) {
-        ngx_derp_dial_fail(link, 0, "has no memory for a request");
+    b = ngx_create_temp_buf(c->pool, NGX_DERP_DIAL_BUFFER);
+    if (b == NULL) {
+        ngx_derp_dial_error(link, "there is no memory for a request to it");
         return;
     }
 
-    link->buf->last = ngx_sprintf(link->buf->pos,
-                                  "GET %V HTTP/1.1" CRLF "Host: %V" CRLF
-                                  "Upgrade: DERP" CRLF
-                                  "Connection: Upgrade" CRLF CRLF,
-                                  uri, &link->name);
+    b->last = ngx_slprintf(b->last, b->end, "GET %V HTTP/1.1" CRLF "Host: %V",
+                           &u->uri, &link->name);
+
+    if (u->port != u->default_port) {
+        b->last = ngx_slprintf(b->last, b->end, ":%d", (int) u->port);
+    }
+
+    b->last = ngx_slprintf(b->last, b->end, CRLF "Upgrade: DERP" CRLF
+                           "Connection: Upgrade" CRLF CRLF);
+
+    /* the configuration bounds its parts, so that it fits */
+
+    if (b->last == b->end) {
+        ngx_derp_dial_error(link, "the request to it is too long");
+        return;
+    }
+
+    link->buf = b;
 
     c->read->handler = ngx_derp_dial_read_handler;
     c->write->handler = ngx_derp_dial_write_handler;
@@ -439,7 +448,7 @@ ngx_derp_dial_write_handler(ngx_event_t *wev)
 
         if (n == NGX_AGAIN) {
             if (ngx_handle_write_event(wev, 0) != NGX_OK) {
-                ngx_derp_dial_fail(link, 0, "took no request");
+                ngx_derp_dial_error(link, "an event to write to it failed");
             }
 
             return;
@@ -493,7 +502,7 @@ ngx_derp_dial_read_handler(ngx_event_t *rev)
 
         if (n == NGX_AGAIN) {
             if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-                ngx_derp_dial_fail(link, 0, "sent no reply");
+                ngx_derp_dial_error(link, "an event to read from it failed");
             }
 
             return;
@@ -566,6 +575,18 @@ static void
 ngx_derp_dial_fail(ngx_derp_link_t *link, ngx_err_t err, char *what)
 {
     ngx_log_error(NGX_LOG_ERR, &link->log, err, "mesh peer %s", what);
+
+    ngx_derp_mesh_failed(link);
+}
+
+
+/* What has failed is on this side. */
+
+static void
+ngx_derp_dial_error(ngx_derp_link_t *link, char *what)
+{
+    ngx_log_error(NGX_LOG_ERR, &link->log, 0,
+                  "mesh peer cannot be dialed, %s", what);
 
     ngx_derp_mesh_failed(link);
 }

@@ -114,7 +114,7 @@ static const ngx_derp_state_t  ngx_derp_states[] = {
 ngx_uint_t
 ngx_derp_session_refused(ngx_derp_relay_t *relay)
 {
-    if (relay->sessions == NULL) {
+    if (relay->sessions == NULL || ngx_derp_worker.draining) {
         return 1;
     }
 
@@ -133,6 +133,12 @@ ngx_derp_session_create(ngx_derp_relay_t *relay, ngx_connection_t *c,
     ngx_derp_client_t *client, u_char *data, size_t len)
 {
     ngx_derp_session_t  *s;
+
+    /* it would stay for ever, since those that are there are told only once */
+
+    if (ngx_derp_worker.draining) {
+        return NGX_ERROR;
+    }
 
     s = ngx_derp_session_alloc(relay, c, NGX_DERP_STATE_LOGIN);
     if (s == NULL) {
@@ -512,7 +518,8 @@ ngx_derp_session_recv(ngx_derp_session_t *s, size_t rest)
         ngx_derp_session_fail(s, "read failed");
 
     } else if (n == 0) {
-        ngx_derp_session_fail(s, "client closed");
+        ngx_derp_session_fail(s, s->linked ? "mesh peer closed"
+                                           : "client closed");
     }
 
     return n;

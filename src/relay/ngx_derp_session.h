@@ -101,8 +101,9 @@ struct ngx_derp_session_s {
 
 
 /*
- * Whether a relay has no part in this worker, as no slot was free, or no room
- * for another client, which is then logged.
+ * Whether a relay has no part in this worker, since no slot was free, or nginx
+ * is being stopped, or there is no room for another client, which is then
+ * logged.
  */
 ngx_uint_t ngx_derp_session_refused(ngx_derp_relay_t *relay);
 

@@ -99,11 +99,19 @@ ngx_derp_ssl_adopt(ngx_connection_t *c)
     }
 #endif
 
-    /* RFC 6066, max_fragment_length: more records than there is room for */
+#ifdef TLSEXT_max_fragment_length_DISABLED
+
+    /*
+     * RFC 6066, max_fragment_length: more records than there is room for.
+     * BoringSSL and AWS-LC never agree to smaller fragments, and therefore
+     * have neither the function nor the macro.
+     */
 
     if (SSL_SESSION_get_max_fragment_length(SSL_get_session(ssl))) {
         return 0;
     }
+
+#endif
 
     return socket == SSL_get_wbio(ssl);
 }

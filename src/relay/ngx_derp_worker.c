@@ -232,6 +232,10 @@ ngx_derp_worker_add_bell(void)
     c->read->channel = 1;
     c->write->channel = 1;
 
+    /* told to quit, nginx calls the handlers of idle connections, and this */
+
+    c->idle = 1;
+
     c->read->log = ngx_derp_worker.log;
     c->write->log = ngx_derp_worker.log;
     c->read->handler = ngx_derp_worker_bell_handler;
@@ -346,6 +350,12 @@ ngx_derp_worker_bell_handler(ngx_event_t *ev)
 
     (void) recv(c->fd, &ring, 1, 0);
 
+    /* not at the next tick, since "drain" counts from the signal */
+
+    if (ngx_exiting) {
+        ngx_derp_worker_exiting();
+    }
+
     ngx_derp_worker_post();
 }
 
@@ -410,7 +420,13 @@ ngx_derp_worker_exiting(void)
 
     for (i = 0; i < ngx_derp_worker.joined; i++) {
         ngx_derp_client_drain(relay[i]);
+
+        /* old workers get no signal, so they are told by their bells */
+
+        relay[i]->region.everybody = 1;
     }
+
+    ngx_derp_worker_post();
 }
 
 

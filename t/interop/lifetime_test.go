@@ -225,10 +225,10 @@ func TestStop(t *testing.T) {
 func TestRestarting(t *testing.T) {
 	oursOnly(t, "it just stops")
 	t.Parallel()
-	const drain = 5 * time.Second
+	const drain = 4 * time.Second // the default
 	forWorkers(t, []int{1, 2}, func(t *testing.T, workers int) {
 		t.Parallel()
-		r := startNginx(t, options{workers: workers, inRelay: fmt.Sprintf("drain %ds;", int(drain.Seconds()))})
+		r := startNginx(t, options{workers: workers})
 		var all []*client
 		for i := range 40 {
 			all = append(all, connect(t, r, fmt.Sprint(i), on(i)))

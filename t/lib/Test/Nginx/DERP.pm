@@ -8,6 +8,8 @@ use Test::Nginx::DERP::Runner;
 
 sub run_tests { Test::Nginx::DERP::Runner::run(Test::Base::blocks()) }
 
+sub built { Test::Nginx::DERP::Runner::built(@_) }
+
 BEGIN { Test::Nginx::DERP::Runner::prepare_environment() }
 
 use Test::Nginx::Socket -Base;
@@ -75,7 +77,8 @@ default) and in C<location /derp> besides.
 =item config, http_config, main_config
 
 What stands in the server, in C<http> and outside besides.  C<$TEST_NGINX_PORT_2>
-and C<$TEST_NGINX_PORT_3> are free ports.
+and C<$TEST_NGINX_PORT_3> are free ports, C<$TEST_NGINX_SOCKET> is the path of a unix
+socket.
 
 =item config_2, derp_relay_2, ...
 
@@ -101,6 +104,11 @@ C<cert.pem>, C<cert.key> and C<mesh.key>.
 Instead of a conversation: C<nginx -t> is run, once.  The first line is C<ok> or
 C<fails> (with one emerg line), others are C</REGEX/> that the output must match,
 C<! /REGEX/> that it must not, or C<file> steps.
+
+=item derp eval, nginx_t eval
+
+What is right may differ between builds of nginx: C<Test::Nginx::DERP::built(REGEX)>
+is true where C<nginx -V> has a match for it.
 
 =item workers, transport
 

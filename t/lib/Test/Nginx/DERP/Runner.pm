@@ -64,6 +64,10 @@ sub prepare_environment () {
     $ENV{TEST_NGINX_PORT_2} = $port + 2;
     $ENV{TEST_NGINX_PORT_3} = $port + 3;
 
+    # a path of few bytes; there may be one left by an nginx that was killed
+    $ENV{TEST_NGINX_SOCKET} = "/tmp/ngx_derp_$port.sock";
+    unlink $ENV{TEST_NGINX_SOCKET};
+
     my $module = TOP . '/build/ngx_http_derp_module.so';
 
     $ENV{TEST_DERP_MODULE} //= -e $module ? $module : '';
@@ -147,6 +151,18 @@ sub run (@blocks) {
     }
 
     stop_server();
+}
+
+
+# For blocks: whether this build of nginx is such a one.
+
+sub built ($pattern) {
+    state $version = do {
+        my $binary = util('NginxBinary');
+        qx{$binary -V 2>&1};
+    };
+
+    return $version =~ $pattern;
 }
 
 
@@ -343,7 +359,8 @@ sub make_certificate () {
     my ($cert, $key) = CERT_create(
         subject => { commonName => 'localhost' },
         subjectAltNames => [ [ DNS => 'localhost' ], [ IP => '127.0.0.1' ] ],
-        key => KEY_create_ec('prime256v1'),
+        # AWS-LC does not take one as its own issuer unless it may sign
+        purpose => 'ca,server', key => KEY_create_ec('prime256v1'),
     );
 
     return { cert => PEM_cert2string($cert), key => PEM_key2string($key) };
