@@ -38,7 +38,57 @@ e: connect json='{"version":2,"AppName":"\u00e9\ud83d\ude00\\\""}'
 a b c d e: sync
 
 
-=== TEST 4: JSON that is none
+=== TEST 4: JSON: what Go's decoder lets in
+--- derp
+a: connect json='{"x":9223372036854775808,"y":-1e999,"z":[-0.0E+07]}'
+b: connect json='{"x":'+'['{3000}+']'{3000}+'}'
+c: connect json='{"x":'+'{"":['{4999}+'[]'+']}'{4999}+'}'
+d: connect json='{"x":"\ud800","\udc00\u0000":"'+hex:fffec080+'"}'
+e: connect json='{"version":2,"version":null,"AppName":"x\u0000"}'
+f: connect json='{"vEr\u017fion":-9223372036854775808,"ver'+hex:c5bf+'ion":-0}'
+g: connect json='{"mes\u0068Key":"'+'\u0061F'{32}+'"}'
+h: connect json='{"mesh'+hex:e284aa+'ey":"'+'0'{64}+'"}'
+i: connect json='null'
+a b c d e f g h i: sync
+
+
+=== TEST 5: JSON: as much as there may be
+--- derp
+a: connect size=262144 json='{"x":['+'{},'{87350}+'0]}'
+b: connect size=262144 json='{"x":['+'"\u0000",'{29000}+'0]}'
+c: connect size=262144 json='{'+'"version":2,'{21000}+'"x":0}'
+d: connect size=262144 json='{"x":'+'1'{262000}+'}'
+a b c d: sync
+
+
+=== TEST 6: JSON that Go's decoder refuses
+--- derp
+good: connect
+a$i: open for i=1..12
+a$i: upgrade for i=1..12
+a$i: server-key for i=1..12
+a1: info json='{"x":'+'['{10000}+']'{10000}+'}'
+a2: info json='{"x":'+'['{262000}
+a3: info json='{"x":"\ud80"}'
+a4: info json='{"x":"\'+"'"+'"}'
+a5: info json='{"x":"'+hex:1f+'"}'
+a6: info json='{"x":01}'
+a7: info json='null null'
+a8: info json='[{"x":0}]'
+a9: info json='{"version":9223372036854775808}'
+a10: info json='{"version":1e2}'
+a11: info json='{"version":"2","version":2}'
+a12: info json='{"mesh'+hex:e284aa+'ey":null}'
+a$i: closed for i=1..12
+log 2x /\[info\].*client sent ClientInfo of \d+ bytes nested too deeply/
+log 5x /\[info\].*client sent ClientInfo of \d+ bytes not JSON/
+log 1x /\[info\].*client sent ClientInfo of \d+ bytes not a JSON object/
+log 3x /\[info\].*client sent ClientInfo of \d+ bytes version is not a number/
+log 1x /\[info\].*client sent ClientInfo of \d+ bytes mesh key is not 64 hex/
+good: sync
+
+
+=== TEST 7: JSON that is none
 --- derp
 good: connect
 a: open
@@ -70,7 +120,7 @@ log 5x /\[info\].*client sent ClientInfo .*(?:JSON|object)/
 good: sync
 
 
-=== TEST 5: JSON whose values are of the wrong kind
+=== TEST 8: JSON whose values are of the wrong kind
 --- derp
 a b c: open
 a b c: upgrade
@@ -83,7 +133,7 @@ c: info json='{"version":2,"IsProber":"yes"}'
 c: closed
 
 
-=== TEST 6: a mesh key is 64 hex digits
+=== TEST 9: a mesh key is 64 hex digits
 --- derp
 a b c d: open
 a b c d: upgrade
@@ -99,7 +149,7 @@ d: closed
 log 4x /\[info\].*client sent ClientInfo .*mesh key/
 
 
-=== TEST 7: a mesh key where none is set
+=== TEST 10: a mesh key where none is set
 --- derp
 a: connect mesh
 b: connect mesh="0000000000000000000000000000000000000000000000000000000000000000"
@@ -107,7 +157,7 @@ a: send b "hello"
 b: recv a "hello"
 
 
-=== TEST 8: bad boxes
+=== TEST 11: bad boxes
 --- derp
 a b c d e f g: open
 a b c d e f g: upgrade
@@ -129,7 +179,7 @@ g: closed
 log 7x /\[info\].*client sent ClientInfo .*(?:box|key)/
 
 
-=== TEST 9: the length of ClientInfo: too short
+=== TEST 12: the length of ClientInfo: too short
 --- derp
 good: connect
 a b c d e: open
@@ -151,7 +201,7 @@ log /\[info\].*client sent ClientInfo of 55 bytes which is out of bounds/
 good: sync
 
 
-=== TEST 10: the length of ClientInfo: as long as may be
+=== TEST 13: the length of ClientInfo: as long as may be
 --- derp
 a: connect size=262144
 a: sync
@@ -161,7 +211,7 @@ a: send b "hello"
 b: recv a "hello"
 
 
-=== TEST 11: the length of ClientInfo: too long, told by its head
+=== TEST 14: the length of ClientInfo: too long, told by its head
 --- derp
 good: connect
 a b: open
@@ -176,7 +226,7 @@ log /\[info\].*client sent ClientInfo of 4294967295 bytes/
 good: sync
 
 
-=== TEST 12: another frame first
+=== TEST 15: another frame first
 --- derp
 a b c d: open
 a b c d: upgrade
@@ -191,7 +241,7 @@ d: frame server_key noise{100}
 d: closed
 
 
-=== TEST 13: frames right behind ClientInfo, answered after ServerInfo
+=== TEST 16: frames right behind ClientInfo, answered after ServerInfo
 --- derp
 b: connect
 a: open
@@ -211,7 +261,7 @@ b: recv a "one"
 b: recv a noise{60000}
 
 
-=== TEST 14: a bad frame right behind ClientInfo
+=== TEST 17: a bad frame right behind ClientInfo
 --- derp
 a: open
 a: upgrade
@@ -224,7 +274,7 @@ a: ends
 b: connect
 
 
-=== TEST 15: ClientInfo in pieces
+=== TEST 18: ClientInfo in pieces
 --- derp
 a: open
 a: upgrade
@@ -246,7 +296,7 @@ b: server-info
 b: pong "12345678"
 
 
-=== TEST 16: the client's end in the middle of its login
+=== TEST 19: the client's end in the middle of its login
 --- derp
 a b c: open
 a b c: upgrade
@@ -262,13 +312,13 @@ good: connect
 good: sync
 
 
-=== TEST 17: every connection is told the same key, and it is that of 101
+=== TEST 20: every connection is told the same key, and it is that of 101
 --- derp
 a$i: connect worker=$i for i=1..4
 b$i: connect worker=$i fast for i=1..4
 
 
-=== TEST 18: a failed login leaves nobody behind
+=== TEST 21: a failed login leaves nobody behind
 --- derp
 good: connect
 a: open
@@ -283,7 +333,7 @@ good: send a "again"
 a: recv good "again"
 
 
-=== TEST 19: a login that takes too long
+=== TEST 22: a login that takes too long
 --- derp_relay
 handshake_timeout 200ms;
 --- derp

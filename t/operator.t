@@ -182,3 +182,22 @@ c: request GET /derp HTTP/1.1 | Upgrade: DERP | Connection: Upgrade | Derp-Fast-
 c: closed
 a: closed
 exit
+
+
+=== TEST 13: what is decided is in the debug log
+--- workers: 1
+--- log_level: debug
+--- derp
+a: connect
+b: connect
+a: send c "to nobody"
+a: send b "hello"
+b: recv a "hello"
+a: close
+b: gone a
+log /\[debug\].*derp upgrade to "main", fast start:0/
+log /\[debug\].*derp client registered, slot:0 index:\d+ flags:1/
+log 2x /\[debug\].*derp session state: relaying/
+log /\[debug\].*derp packet for an unknown key, reason:0/
+log /\[debug\].*derp session fails: client closed/
+log /\[debug\].*derp client is told that a peer has left/

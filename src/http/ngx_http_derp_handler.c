@@ -401,6 +401,10 @@ ngx_http_derp_upgrade(ngx_http_request_t *r)
 
     r->headers_out.status = NGX_HTTP_SWITCHING_PROTOCOLS;
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                   "derp upgrade to \"%V\", fast start:%ui",
+                   &dlcf->relay->relay.name, ngx_http_derp_fast_start(r));
+
     /* with fast start that is for the access log only */
 
     if (!ngx_http_derp_fast_start(r)

@@ -5,7 +5,7 @@
 
 
 #include "ngx_http_derp_key_file.h"
-#include "ngx_derp_json.h"
+#include "ngx_derp_key_file.h"
 
 
 #define NGX_HTTP_DERP_KEY_FILE_MAX  4096

@@ -1,6 +1,7 @@
 
 /*
- * The status of a relay: see "derp_status" in docs/directives.md.
+ * The status of a relay: see "derp_status" in docs/directives.md.  The one
+ * place for jansson, which reads nothing here.
  */
 
 

@@ -199,6 +199,10 @@ ngx_derp_zone_join(ngx_derp_region_t *region, ngx_uint_t slot,
     region->member->configuration = ngx_derp_slots_configuration();
     region->member->pid = ngx_pid;
 
+    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, log, 0,
+                   "derp zone joined, slot:%ui generation:%uD peers:%uD",
+                   slot, region->generation, region->zone->peers_top);
+
     NGX_DERP_FAULT(region_join);
     ngx_derp_store_release(&region->member->generation, region->generation);
 

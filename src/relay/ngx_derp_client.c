@@ -144,6 +144,9 @@ ngx_derp_client_preferred(ngx_derp_session_t *s, ngx_uint_t preferred)
 
     member = s->relay->region.member;
 
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp client is at home here:%ui", preferred);
+
     s->preferred = preferred;
     member->gauges.home += preferred ? 1 : -1;
 
@@ -315,6 +318,9 @@ ngx_derp_client_drain(ngx_derp_relay_t *relay)
             ngx_derp_outbox_frame(s, frame, sizeof(frame));
 
             delay = relay->drain ? ngx_random() % relay->drain : 0;
+
+            ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                           "derp client is let go after %M", delay);
 
             s->draining = 1;
             ngx_add_timer(s->connection->read, delay);

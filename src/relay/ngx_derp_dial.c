@@ -178,6 +178,9 @@ ngx_derp_dial_connection(ngx_derp_link_t *link)
 
     *log = link->log;
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, log, 0, "derp dials %V, fd:%d",
+                   &link->addr.name, c->fd);
+
     c->data = link;
     c->log = log;
     c->read->log = log;
@@ -419,6 +422,9 @@ ngx_derp_dial_request(ngx_derp_link_t *link)
 
     link->buf = b;
 
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, c->log, 0,
+                   "derp asks the mesh peer for %V", &u->uri);
+
     c->read->handler = ngx_derp_dial_read_handler;
     c->write->handler = ngx_derp_dial_write_handler;
 
@@ -551,6 +557,10 @@ ngx_derp_dial_reply(ngx_derp_link_t *link)
     }
 
     p = ngx_derp_dial_header_end(b);
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, &link->log, 0,
+                   "derp mesh peer switches protocols, %z bytes follow",
+                   b->last - p);
 
     ngx_derp_mesh_connected(link, p, b->last - p);
 }

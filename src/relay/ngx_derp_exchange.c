@@ -417,6 +417,9 @@ ngx_derp_exchange_open(ngx_derp_relay_t *relay, ngx_derp_outlet_t *outlet,
         rc = ngx_derp_channel_open(&relay->region, slot, &outlet->producer);
     }
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, relay->exchange->log, 0,
+                   "derp channel to slot %ui, rc:%i", slot, rc);
+
     if (rc == NGX_OK || rc == NGX_DECLINED) {
         return rc;
     }
@@ -522,6 +525,10 @@ ngx_derp_exchange_park(ngx_derp_session_t *s, ngx_derp_outlet_t *outlet,
     buf->owner = s;
 
     ngx_queue_insert_tail(&outlet->parked, &buf->queue);
+
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp packets parked:%uD size:%uD",
+                   record->packets, record->len);
 
     outlet->nparked += ngx_derp_buf_size(buf);
     outlet->relay->exchange->nparked++;
@@ -736,6 +743,11 @@ ngx_derp_exchange_close(ngx_derp_relay_t *relay, ngx_derp_outlet_t *outlet)
         (void) ngx_derp_channel_close(&relay->region, &outlet->left);
     }
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, relay->exchange->log, 0,
+                   "derp channel to worker %P is let go of, parked:%uz",
+                   ngx_derp_slot_pid(outlet->producer.channel->to),
+                   outlet->nparked);
+
     outlet->producer.channel = NULL;
     outlet->stalled = 0;
     outlet->stuck = 0;
@@ -876,6 +888,10 @@ ngx_derp_exchange_accept(ngx_derp_relay_t *relay)
         if (i > NGX_DERP_SLOTS) {
             return;
         }
+
+        ngx_log_debug1(NGX_LOG_DEBUG_HTTP, ex->log, 0,
+                       "derp channel from worker %P is found",
+                       ngx_derp_slot_pid(consumer.channel->from));
 
         ex->inlets[i].consumer = consumer;
         ex->inlets[i].mark = 0;

@@ -6,7 +6,7 @@
 
 #include "ngx_derp_login.h"
 #include "ngx_derp_client.h"
-#include "ngx_derp_json.h"
+#include "ngx_derp_client_info.h"
 #include "ngx_derp_mesh.h"
 #include "ngx_derp_worker.h"
 

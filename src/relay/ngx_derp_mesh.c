@@ -5,8 +5,8 @@
 
 
 #include "ngx_derp_mesh.h"
+#include "ngx_derp_client_info.h"
 #include "ngx_derp_dial.h"
-#include "ngx_derp_json.h"
 #include "ngx_derp_lease.h"
 #include "ngx_derp_worker.h"
 
@@ -157,6 +157,12 @@ ngx_derp_mesh_tick_link(ngx_derp_link_t *link, ngx_derp_lease_take_e take)
     }
 
     taken = (lease == NGX_DERP_LEASE_OURS && !link->owned);
+
+    if (link->owned != (lease == NGX_DERP_LEASE_OURS)) {
+        ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ngx_derp_worker.log, 0,
+                       "derp lease on %V, now:%d", &link->url.url, lease);
+    }
+
     link->owned = (lease == NGX_DERP_LEASE_OURS);
 
     ngx_derp_mesh_tick_line(&link->line);
@@ -314,6 +320,10 @@ ngx_derp_mesh_settle(ngx_derp_link_t *link)
     line->up = 1;
     link->attempt = 0;
 
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, line->session->connection->log, 0,
+                   "derp link is up after %M, told of %ui clients in a tick",
+                   since, told);
+
     ngx_derp_mesh_leave(&link->old);
 }
 
@@ -334,6 +344,9 @@ ngx_derp_mesh_leave(ngx_derp_line_t *line)
     if (s == NULL || line->leaving) {
         return;
     }
+
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp link is replaced, and sends what it has");
 
     line->leaving = 1;
 
@@ -508,6 +521,10 @@ ngx_derp_mesh_schedule(ngx_derp_link_t *link)
 
     link->attempt++;
     link->state = NGX_DERP_LINK_DOWN;
+
+    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, ngx_derp_worker.log, 0,
+                   "derp link to %V, try %ui within %M", &link->url.url,
+                   link->attempt, delay);
 
     ngx_add_timer(&link->retry, delay / 2 + ngx_random() % (delay / 2));
 }
@@ -762,6 +779,8 @@ ngx_derp_mesh_check(ngx_derp_session_t *s, ngx_uint_t type, size_t len)
         return NGX_DECLINED;
 
     case NGX_DERP_RESTARTING:
+        ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                       "derp mesh peer restarts, another link is made");
         line->restart = 1;
         return NGX_DECLINED;
 

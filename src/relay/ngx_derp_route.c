@@ -197,6 +197,9 @@ ngx_derp_route_unknown(ngx_derp_session_t *s, u_char *key,
     u_char      frame[NGX_DERP_PEER_GONE_FRAME];
     ngx_msec_t  now;
 
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
+                   "derp packet for an unknown key, reason:%d", reason);
+
     ngx_derp_span_drop(span, &s->relay->region, reason);
 
     if (!ngx_derp_is_disco(span->pos + span->head, ngx_derp_span_bytes(span))) {

@@ -1,187 +1,419 @@
 
 /*
- * ClientInfo and the key file by jansson.
+ * JSON, by one loop over its bytes.  Of what an object or an array is in, all
+ * that is kept is a bit for each level, so that the deepest nesting costs no
+ * more than any other text.
  */
 
 
 #include "ngx_derp_json.h"
 
-#include <jansson.h>
-#include <malloc.h>
 
+/* U+017F and U+212A, which foldName() takes for letters of ASCII */
+#define NGX_DERP_JSON_LONG_S  0x017f
+#define NGX_DERP_JSON_KELVIN  0x212a
 
-#define NGX_DERP_PRIVKEY_PREFIX  "privkey:"
-
-
-typedef ngx_int_t (*ngx_derp_json_handler_pt)(json_t *value, void *data);
+/* no member with a longer name is known */
+#define NGX_DERP_JSON_NAME    16
 
 
 typedef struct {
-    const char                *name;
-    ngx_derp_json_handler_pt   handler;
-    char                      *error;
-} ngx_derp_json_field_t;
+    const ngx_derp_json_field_t  *fields;
+    void                         *data;
+    char                         *error;
+
+    u_char                       *last;
+
+    /* the member of the outermost object that is being read */
+    u_char                       *name;
+    u_char                       *value;
+
+    /* a bit for each level: set for an object */
+    ngx_uint_t                    depth;
+    uint32_t                      objects[NGX_DERP_JSON_DEPTH / 32 + 1];
+} ngx_derp_json_t;
 
 
-static ngx_int_t ngx_derp_json_read(ngx_derp_json_field_t *fields, u_char *p,
-    size_t len, void *data, char **error);
-static void ngx_derp_json_free(void *p);
-static ngx_int_t ngx_derp_json_fields(ngx_derp_json_field_t *fields,
-    json_t *root, void *data, char **error);
-static ngx_int_t ngx_derp_json_version(json_t *value, void *data);
-static ngx_int_t ngx_derp_json_mesh_key(json_t *value, void *data);
-static ngx_int_t ngx_derp_json_can_ack_pings(json_t *value, void *data);
-static ngx_int_t ngx_derp_json_prober(json_t *value, void *data);
-static ngx_int_t ngx_derp_json_app_name(json_t *value, void *data);
-static ngx_int_t ngx_derp_json_private_key(json_t *value, void *data);
-static ngx_int_t ngx_derp_json_privkey(u_char *key, const char *s,
+/* these return what is behind, or NULL if it is wrong */
+static u_char *ngx_derp_json_scan(ngx_derp_json_t *json, u_char *p);
+static u_char *ngx_derp_json_value(ngx_derp_json_t *json, u_char *p);
+static u_char *ngx_derp_json_next(ngx_derp_json_t *json, u_char *p);
+static u_char *ngx_derp_json_name(ngx_derp_json_t *json, u_char *p);
+static u_char *ngx_derp_json_scalar(ngx_derp_json_t *json, u_char *p);
+static u_char *ngx_derp_json_string(u_char *p, u_char *last);
+static u_char *ngx_derp_json_escape(u_char *p, u_char *last);
+static u_char *ngx_derp_json_literal(u_char *p, u_char *last, const char *name,
     size_t len);
+static u_char *ngx_derp_json_number(u_char *p, u_char *last);
+static u_char *ngx_derp_json_digits(u_char *p, u_char *last);
+static u_char *ngx_derp_json_space(u_char *p, u_char *last);
 
-
-static ngx_derp_json_field_t  ngx_derp_client_info_fields[] = {
-    { "version", ngx_derp_json_version, "version is not a number" },
-    { "meshKey", ngx_derp_json_mesh_key, "mesh key is not 64 hex digits" },
-    { "CanAckPings", ngx_derp_json_can_ack_pings,
-      "CanAckPings is not a boolean" },
-    { "IsProber", ngx_derp_json_prober, "IsProber is not a boolean" },
-    { "AppName", ngx_derp_json_app_name, "AppName is not a string" },
-    { NULL, NULL, NULL }
-};
-
-
-static ngx_derp_json_field_t  ngx_derp_key_file_fields[] = {
-    { "PrivateKey", ngx_derp_json_private_key,
-      "\"PrivateKey\" is not \"privkey:\" and 64 hex digits" },
-    { NULL, NULL, NULL }
-};
+static ngx_int_t ngx_derp_json_member(ngx_derp_json_t *json, u_char *p);
+static size_t ngx_derp_json_decode(u_char *p, u_char *text, size_t size,
+    ngx_uint_t fold);
+static ngx_uint_t ngx_derp_json_fold(ngx_uint_t c);
+static ngx_uint_t ngx_derp_json_char(u_char **p);
+static ngx_uint_t ngx_derp_json_unescape(u_char *p);
 
 
 ngx_int_t
-ngx_derp_client_info_parse(ngx_derp_client_info_t *info, u_char *data,
-    size_t len, char **error)
+ngx_derp_json_read(const ngx_derp_json_field_t *fields, u_char *p, size_t len,
+    void *data, char **error)
 {
-    ngx_memzero(info, sizeof(ngx_derp_client_info_t));
+    u_char           first;
+    ngx_derp_json_t  json;
 
-    return ngx_derp_json_read(ngx_derp_client_info_fields, data, len, info,
-                              error);
-}
+    json.fields = fields;
+    json.data = data;
+    json.error = "not JSON";
+    json.last = p + len;
+    json.name = NULL;
+    json.depth = 0;
 
+    p = ngx_derp_json_space(p, json.last);
+    first = (p < json.last) ? *p : '\0';
 
-u_char *
-ngx_derp_client_info_json(u_char *p, u_char *mesh_key)
-{
-    p = ngx_cpymem(p, "{\"version\":2,\"meshKey\":\"",
-                   sizeof("{\"version\":2,\"meshKey\":\"") - 1);
-    p = ngx_derp_key_hex(p, mesh_key);
+    p = ngx_derp_json_scan(&json, p);
 
-    return ngx_cpymem(p, "\",\"AppName\":\"" NGX_DERP_APP_NAME "\"}",
-                      sizeof("\",\"AppName\":\"" NGX_DERP_APP_NAME "\"}")
-                      - 1);
-}
-
-
-ngx_int_t
-ngx_derp_key_file_parse(u_char *key, u_char *data, size_t len, char **error)
-{
-    while (len && isspace(data[len - 1])) {
-        len--;
+    if (p == NULL || ngx_derp_json_space(p, json.last) != json.last) {
+        *error = json.error;
+        return NGX_DECLINED;
     }
 
-    ngx_memzero(key, NGX_DERP_KEY_LEN);
-
-    if (ngx_derp_json_privkey(key, (char *) data, len) != NGX_OK
-        && ngx_derp_json_read(ngx_derp_key_file_fields, data, len, key, error)
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    if (ngx_derp_key_is_zero(key)) {
-        *error = "there is no \"PrivateKey\", or it is zero";
-        return NGX_ERROR;
+    if (first != '{' && first != 'n') {
+        *error = "not a JSON object";
+        return NGX_DECLINED;
     }
 
     return NGX_OK;
 }
 
 
-u_char *
-ngx_derp_key_file_json(u_char *p, u_char *key)
+static u_char *
+ngx_derp_json_scan(ngx_derp_json_t *json, u_char *p)
 {
-    p = ngx_cpymem(p, "{\n\t\"PrivateKey\": \"privkey:",
-                   sizeof("{\n\t\"PrivateKey\": \"privkey:") - 1);
-    p = ngx_derp_key_hex(p, key);
+    p = ngx_derp_json_value(json, p);
 
-    return ngx_cpymem(p, "\"\n}\n", 4);
+    while (p && json->depth) {
+
+        /* here a value has ended that is in an object or an array */
+
+        if (json->depth == 1
+            && json->name
+            && ngx_derp_json_member(json, p) != NGX_OK)
+        {
+            return NULL;
+        }
+
+        p = ngx_derp_json_next(json, p);
+    }
+
+    return p;
 }
 
 
-static ngx_int_t
-ngx_derp_json_read(ngx_derp_json_field_t *fields, u_char *p, size_t len,
-    void *data, char **error)
+/*
+ * Reads a value; but one that has others in it only up to the end of the first
+ * of those that has none, which ngx_derp_json_next() goes on from.
+ */
+
+static u_char *
+ngx_derp_json_value(ngx_derp_json_t *json, u_char *p)
 {
-    json_t         *root;
-    ngx_int_t       rc;
-    json_free_t     free_fn;
-    json_malloc_t   malloc_fn;
+    uint32_t   *level, bit;
+    ngx_uint_t  object;
 
-    /* what is read may hold a secret, and jansson leaves it in freed memory */
+    while (p && p < json->last && (*p == '{' || *p == '[')) {
 
-    json_get_alloc_funcs(&malloc_fn, &free_fn);
-    json_set_alloc_funcs(malloc, ngx_derp_json_free);
+        if (json->depth == NGX_DERP_JSON_DEPTH) {
+            json->error = "nested too deeply";
+            return NULL;
+        }
 
-    root = json_loadb((char *) p, len, JSON_DECODE_ANY|JSON_ALLOW_NUL, NULL);
+        object = (*p == '{');
+        p = ngx_derp_json_space(p + 1, json->last);
 
-    if (root) {
-        rc = ngx_derp_json_fields(fields, root, data, error);
-        json_decref(root);
+        if (p < json->last && *p == (object ? '}' : ']')) {
+            return p + 1;
+        }
+
+        level = &json->objects[json->depth / 32];
+        bit = (uint32_t) 1 << json->depth % 32;
+        *level = object ? *level | bit : *level & ~bit;
+
+        json->depth++;
+
+        if (object) {
+            p = ngx_derp_json_name(json, p);
+        }
+    }
+
+    return p ? ngx_derp_json_scalar(json, p) : NULL;
+}
+
+
+/* from a value's end to that of the next, or of what the two are in */
+
+static u_char *
+ngx_derp_json_next(ngx_derp_json_t *json, u_char *p)
+{
+    ngx_uint_t  level, object;
+
+    level = json->depth - 1;
+    object = json->objects[level / 32] >> level % 32 & 1;
+
+    p = ngx_derp_json_space(p, json->last);
+
+    if (p == json->last) {
+        return NULL;
+    }
+
+    if (*p == (object ? '}' : ']')) {
+        json->depth--;
+        return p + 1;
+    }
+
+    if (*p != ',') {
+        return NULL;
+    }
+
+    p = ngx_derp_json_space(p + 1, json->last);
+
+    if (object) {
+        p = ngx_derp_json_name(json, p);
+    }
+
+    return ngx_derp_json_value(json, p);
+}
+
+
+static u_char *
+ngx_derp_json_name(ngx_derp_json_t *json, u_char *p)
+{
+    u_char  *name;
+
+    name = p;
+
+    if (p == json->last || *p != '"') {
+        return NULL;
+    }
+
+    p = ngx_derp_json_string(p + 1, json->last);
+
+    if (p == NULL) {
+        return NULL;
+    }
+
+    p = ngx_derp_json_space(p, json->last);
+
+    if (p == json->last || *p != ':') {
+        return NULL;
+    }
+
+    p = ngx_derp_json_space(p + 1, json->last);
+
+    if (json->depth == 1) {
+        json->name = name + 1;
+        json->value = p;
+    }
+
+    return p;
+}
+
+
+static u_char *
+ngx_derp_json_scalar(ngx_derp_json_t *json, u_char *p)
+{
+    if (p == json->last) {
+        return NULL;
+    }
+
+    switch (*p) {
+
+    case '"':
+        return ngx_derp_json_string(p + 1, json->last);
+
+    case 't':
+        return ngx_derp_json_literal(p, json->last, "true", 4);
+
+    case 'f':
+        return ngx_derp_json_literal(p, json->last, "false", 5);
+
+    case 'n':
+        return ngx_derp_json_literal(p, json->last, "null", 4);
+
+    case '-':
+        return ngx_derp_json_number(p + 1, json->last);
+
+    default:
+        return ngx_derp_json_number(p, json->last);
+    }
+}
+
+
+static u_char *
+ngx_derp_json_string(u_char *p, u_char *last)
+{
+    while (p < last) {
+
+        if (*p == '"') {
+            return p + 1;
+        }
+
+        /* all from there on will do: Go takes what is not UTF-8, too */
+
+        if (*p < ' ') {
+            return NULL;
+        }
+
+        if (*p++ != '\\') {
+            continue;
+        }
+
+        p = ngx_derp_json_escape(p, last);
+
+        if (p == NULL) {
+            return NULL;
+        }
+    }
+
+    return NULL;
+}
+
+
+static u_char *
+ngx_derp_json_escape(u_char *p, u_char *last)
+{
+    ngx_uint_t  i;
+
+    if (p == last) {
+        return NULL;
+    }
+
+    switch (*p++) {
+
+    case '"':
+    case '\\':
+    case '/':
+    case 'b':
+    case 'f':
+    case 'n':
+    case 'r':
+    case 't':
+        return p;
+
+    case 'u':
+        for (i = 0; i < 4; i++) {
+            if (p == last || !isxdigit(*p++)) {
+                return NULL;
+            }
+        }
+
+        return p;
+
+    default:
+        return NULL;
+    }
+}
+
+
+static u_char *
+ngx_derp_json_literal(u_char *p, u_char *last, const char *name, size_t len)
+{
+    if ((size_t) (last - p) < len || ngx_memcmp(p, name, len) != 0) {
+        return NULL;
+    }
+
+    return p + len;
+}
+
+
+/* behind its sign */
+
+static u_char *
+ngx_derp_json_number(u_char *p, u_char *last)
+{
+    /* a zero that comes first is alone */
+
+    if (p < last && *p == '0') {
+        p++;
 
     } else {
-        *error = "not JSON";
-        rc = NGX_DECLINED;
+        p = ngx_derp_json_digits(p, last);
     }
 
-    json_set_alloc_funcs(malloc_fn, free_fn);
+    if (p && p < last && *p == '.') {
+        p = ngx_derp_json_digits(p + 1, last);
+    }
 
-    return rc;
+    if (p == NULL || p == last || (*p != 'e' && *p != 'E')) {
+        return p;
+    }
+
+    p++;
+
+    if (p < last && (*p == '+' || *p == '-')) {
+        p++;
+    }
+
+    return ngx_derp_json_digits(p, last);
 }
 
 
-static void
-ngx_derp_json_free(void *p)
+static u_char *
+ngx_derp_json_digits(u_char *p, u_char *last)
 {
-    if (p) {
-        ngx_derp_key_wipe(p, malloc_usable_size(p));
-        free(p);
+    u_char  *first;
+
+    first = p;
+
+    while (p < last && *p >= '0' && *p <= '9') {
+        p++;
     }
+
+    return p > first ? p : NULL;
 }
 
+
+static u_char *
+ngx_derp_json_space(u_char *p, u_char *last)
+{
+    while (p < last
+           && (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n'))
+    {
+        p++;
+    }
+
+    return p;
+}
+
+
+/* p: behind its value */
 
 static ngx_int_t
-ngx_derp_json_fields(ngx_derp_json_field_t *fields, json_t *root, void *data,
-    char **error)
+ngx_derp_json_member(ngx_derp_json_t *json, u_char *p)
 {
-    json_t                 *value;
-    const char             *name;
-    ngx_derp_json_field_t  *field;
+    size_t                        len;
+    u_char                        name[NGX_DERP_JSON_NAME];
+    ngx_str_t                     value;
+    const ngx_derp_json_field_t  *field;
 
-    if (!json_is_object(root) && !json_is_null(root)) {
-        *error = "not a JSON object";
-        return NGX_DECLINED;
-    }
+    len = ngx_derp_json_decode(json->name, name, sizeof(name), 1);
 
-    json_object_foreach(root, name, value) {
+    for (field = json->fields; field->name.len; field++) {
 
-        for (field = fields; field->name; field++) {
+        if (field->name.len != len
+            || ngx_memcmp(field->name.data, name, len) != 0)
+        {
+            continue;
+        }
 
-            if (ngx_strcasecmp((u_char *) name, (u_char *) field->name) != 0) {
-                continue;
-            }
+        value.data = json->value;
+        value.len = p - json->value;
 
-            if (field->handler(value, data) != NGX_OK) {
-                *error = field->error;
-                return NGX_DECLINED;
-            }
+        if (field->handler(&value, json->data) != NGX_OK) {
+            json->error = field->error;
+            return NGX_ERROR;
         }
     }
 
@@ -189,101 +421,125 @@ ngx_derp_json_fields(ngx_derp_json_field_t *fields, json_t *root, void *data,
 }
 
 
-static ngx_int_t
-ngx_derp_json_version(json_t *value, void *data)
+size_t
+ngx_derp_json_text(ngx_str_t *value, u_char *text, size_t size)
 {
-    return json_is_integer(value) || json_is_null(value) ? NGX_OK : NGX_ERROR;
+    if (value->data[0] != '"') {
+        return size + 1;
+    }
+
+    return ngx_derp_json_decode(value->data + 1, text, size, 0);
 }
 
 
-static ngx_int_t
-ngx_derp_json_mesh_key(json_t *value, void *data)
+/* p: behind the quotation mark of a string that has been read */
+
+static size_t
+ngx_derp_json_decode(u_char *p, u_char *text, size_t size, ngx_uint_t fold)
 {
-    ngx_derp_client_info_t  *info = data;
+    size_t      len;
+    ngx_uint_t  c;
 
-    /* not even null will do: key.DERPMesh.UnmarshalJSON() */
+    for (len = 0; *p != '"'; len++) {
 
-    if (!json_is_string(value)) {
-        return NGX_ERROR;
+        if (len == size) {
+            return size + 1;
+        }
+
+        c = ngx_derp_json_char(&p);
+
+        if (fold) {
+            c = ngx_derp_json_fold(c);
+        }
+
+        text[len] = c > 0x7f ? 0xff : c;
     }
 
-    return ngx_derp_key_parse(info->mesh_key,
-                              (u_char *) json_string_value(value),
-                              json_string_length(value));
+    return len;
 }
 
 
-static ngx_int_t
-ngx_derp_json_can_ack_pings(json_t *value, void *data)
-{
-    ngx_derp_client_info_t  *info = data;
+/* foldName(), as far as it leads to ASCII, but to lower case */
 
-    if (json_is_boolean(value)) {
-        info->can_ack_pings = json_is_true(value);
-        return NGX_OK;
+static ngx_uint_t
+ngx_derp_json_fold(ngx_uint_t c)
+{
+    if (c > 0x7f) {
+        return c == NGX_DERP_JSON_LONG_S ? 's'
+               : c == NGX_DERP_JSON_KELVIN ? 'k' : c;
     }
 
-    return json_is_null(value) ? NGX_OK : NGX_ERROR;
+    return ngx_tolower(c);
 }
 
 
-static ngx_int_t
-ngx_derp_json_prober(json_t *value, void *data)
-{
-    ngx_derp_client_info_t  *info = data;
+/*
+ * The next character of a string that has been read: a quotation mark is
+ * behind it, so that bytes may be looked at one by one.  Of what is beyond
+ * ASCII and not written as an escape only two are put together, the others are
+ * bytes.
+ */
 
-    if (json_is_boolean(value)) {
-        info->prober = json_is_true(value);
-        return NGX_OK;
+static ngx_uint_t
+ngx_derp_json_char(u_char **p)
+{
+    u_char  *s;
+
+    s = *p;
+
+    if (s[0] == '\\') {
+        *p += s[1] == 'u' ? 6 : 2;
+        return ngx_derp_json_unescape(s + 1);
     }
 
-    return json_is_null(value) ? NGX_OK : NGX_ERROR;
+    if (s[0] == 0xc5 && s[1] == 0xbf) {
+        *p += 2;
+        return NGX_DERP_JSON_LONG_S;
+    }
+
+    if (s[0] == 0xe2 && s[1] == 0x84 && s[2] == 0xaa) {
+        *p += 3;
+        return NGX_DERP_JSON_KELVIN;
+    }
+
+    *p += 1;
+
+    return s[0];
 }
 
 
-static ngx_int_t
-ngx_derp_json_app_name(json_t *value, void *data)
+static ngx_uint_t
+ngx_derp_json_unescape(u_char *p)
 {
-    ngx_derp_client_info_t  *info = data;
+    ngx_uint_t  i, c;
 
-    if (json_is_null(value)) {
-        return NGX_OK;
+    switch (*p) {
+
+    case 'b':
+        return '\b';
+
+    case 'f':
+        return '\f';
+
+    case 'n':
+        return '\n';
+
+    case 'r':
+        return '\r';
+
+    case 't':
+        return '\t';
+
+    case 'u':
+        c = 0;
+
+        for (i = 1; i < 5; i++) {
+            c = c * 16 + (p[i] <= '9' ? p[i] - '0' : (p[i] | 0x20) - 'a' + 10);
+        }
+
+        return c;
+
+    default:
+        return *p;
     }
-
-    if (!json_is_string(value)) {
-        return NGX_ERROR;
-    }
-
-    info->relay = (ngx_strcmp(json_string_value(value), NGX_DERP_APP_NAME)
-                   == 0);
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_derp_json_private_key(json_t *value, void *data)
-{
-    u_char  *key = data;
-
-    return ngx_derp_json_privkey(key, json_string_value(value),
-                                 json_string_length(value));
-}
-
-
-static ngx_int_t
-ngx_derp_json_privkey(u_char *key, const char *s, size_t len)
-{
-    size_t  n;
-
-    n = sizeof(NGX_DERP_PRIVKEY_PREFIX) - 1;
-
-    if (s == NULL
-        || len < n
-        || ngx_strncmp(s, NGX_DERP_PRIVKEY_PREFIX, n) != 0)
-    {
-        return NGX_ERROR;
-    }
-
-    return ngx_derp_key_parse(key, (u_char *) s + n, len - n);
 }

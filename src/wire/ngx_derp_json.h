@@ -1,7 +1,8 @@
 
 /*
- * All that is JSON in DERP: the one place where jansson reads.  What it writes
- * for people is in http/ngx_http_derp_status.c.
+ * JSON of an object whose members are known, as Go's encoding/json decodes it
+ * into a struct.  The text is read once, where it lies; what is in a member
+ * that is not known is only checked, and no memory is taken.
  *
  * Every function may be called in any process.
  */
@@ -11,58 +12,50 @@
 #define _NGX_DERP_JSON_H_INCLUDED_
 
 
-#include "ngx_derp_key.h"
+#include <ngx_config.h>
+#include <ngx_core.h>
 
 
-/* by which relays with this module know each other */
-#define NGX_DERP_APP_NAME  "ngx_derp"
+/* maxNestingDepth of encoding/json's scanner.go: objects and arrays */
+#define NGX_DERP_JSON_DEPTH  10000
 
-
-/* derp.ClientInfo; what this server has no use for is only checked */
 
 typedef struct {
-    u_char           mesh_key[NGX_DERP_KEY_LEN];    /* zero: none given */
-    unsigned         can_ack_pings:1;
-    unsigned         prober:1;
-    unsigned         relay:1;       /* its AppName is NGX_DERP_APP_NAME */
-} ngx_derp_client_info_t;
+    /* in lower case, of at most 16 bytes; the last field has none */
+    ngx_str_t     name;
+
+    /*
+     * The value as it is written, which is one: its first byte says of what
+     * kind it is ('n': null), and a string has its quotation marks.  NGX_ERROR
+     * if it will not do.
+     */
+    ngx_int_t   (*handler)(ngx_str_t *value, void *data);
+
+    /* says so, where the handler does */
+    char         *error;
+} ngx_derp_json_field_t;
 
 
 /*
- * Reads the JSON of a ClientInfo as Go's encoding/json does: names without
- * regard to case, the last one counts, unknown ones are ignored, null changes
- * nothing.  NGX_DECLINED if it does not parse or a value is not of its type;
- * *error is then a constant string that says why.  The mesh key is a secret:
- * the caller wipes *info.
+ * Reads len bytes of JSON as json.Unmarshal() does, and hands each member of
+ * the outermost object that is in fields to its handler, with data.  Names are
+ * compared as foldName() folds them, without regard to case; a member that
+ * comes again is handed over again; null in place of the object is one without
+ * members.  A few nanoseconds a byte, whatever the bytes.
+ *
+ * NGX_DECLINED where Go refuses what is not JSON, is nested deeper than
+ * NGX_DERP_JSON_DEPTH, or is not an object, and where a handler does; *error is
+ * then a constant string that says why.
  */
-ngx_int_t ngx_derp_client_info_parse(ngx_derp_client_info_t *info,
-    u_char *data, size_t len, char **error);
+ngx_int_t ngx_derp_json_read(const ngx_derp_json_field_t *fields, u_char *p,
+    size_t len, void *data, char **error);
 
 /*
- * Writes the JSON of a ClientInfo with a mesh key and NGX_DERP_APP_NAME, as a
- * relay shows it to another.  Returns what is behind, at most
- * NGX_DERP_CLIENT_INFO_LEN bytes; a secret, to be wiped.
+ * Writes what a string means, as unquoteBytes() does, into text, of size bytes;
+ * but in place of each character beyond ASCII there are bytes above 0x7f.
+ * Returns its length; size + 1 if the value is longer than that or no string.
  */
-#define NGX_DERP_CLIENT_INFO_LEN                                              \
-    (sizeof("{\"version\":2,\"meshKey\":\"\","                                \
-            "\"AppName\":\"" NGX_DERP_APP_NAME "\"}") - 1 + NGX_DERP_HEX_LEN)
-u_char *ngx_derp_client_info_json(u_char *p, u_char *mesh_key);
-
-/*
- * Reads derper's configuration, {"PrivateKey":"privkey:<64 hex digits>"}, or
- * that string alone, as key.NodePrivate.MarshalText() writes it.  NGX_ERROR
- * with *error, a constant string, if it is neither.  data and key are secrets,
- * and the caller's to wipe.
- */
-ngx_int_t ngx_derp_key_file_parse(u_char *key, u_char *data, size_t len,
-    char **error);
-
-/*
- * Writes the same.  Returns what is behind, NGX_DERP_KEY_FILE_LEN bytes.
- */
-#define NGX_DERP_KEY_FILE_LEN                                                 \
-    (sizeof("{\n\t\"PrivateKey\": \"privkey:\"\n}\n") - 1 + NGX_DERP_HEX_LEN)
-u_char *ngx_derp_key_file_json(u_char *p, u_char *key);
+size_t ngx_derp_json_text(ngx_str_t *value, u_char *text, size_t size);
 
 
 #endif /* _NGX_DERP_JSON_H_INCLUDED_ */

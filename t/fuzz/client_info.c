@@ -1,11 +1,18 @@
 
 /*
- * The JSON of a ClientInfo.
+ * The JSON of a ClientInfo, and what it costs to read.
  */
 
 
 #include "stub.h"
-#include "ngx_derp_json.h"
+#include "ngx_derp_client_info.h"
+
+
+/*
+ * Reads of memory for a byte of JSON.  It is looked at as it is scanned, again
+ * where it belongs to a member that is known, and there is some bookkeeping.
+ */
+#define LOADS_MAX  24
 
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -16,6 +23,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char                    *error;
     u_char                  *copy, json[NGX_DERP_CLIENT_INFO_LEN];
+    uint64_t                 loads;
     ngx_int_t                rc;
     ngx_derp_client_info_t   info, again;
 
@@ -23,7 +31,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ngx_memcpy(copy, data, size);
 
     error = NULL;
+    loads = stub_loads;
+
     rc = ngx_derp_client_info_parse(&info, copy, size, &error);
+
+    loads = stub_loads - loads;
+    stub_assert(loads <= LOADS_MAX * (size + 16));
 
     free(copy);
 

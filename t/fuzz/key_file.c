@@ -5,7 +5,7 @@
 
 
 #include "stub.h"
-#include "ngx_derp_json.h"
+#include "ngx_derp_key_file.h"
 
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -13,6 +13,12 @@
 #include "ngx_derp_zone.h"
 
 
+/* reads of memory for each run, for each call of a handler, for each byte */
+#define FUZZ_LOADS       100000
+#define FUZZ_CALL_LOADS  1000
+#define FUZZ_BYTE_LOADS  32
+
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -69,6 +75,7 @@ fuzz_start(void)
 {
     stub_reset();
     fuzz_raw = 0;
+    fuzz_arrived = 0;
 
     fuzz_worker_start();
     fuzz_other_join();
@@ -122,6 +129,11 @@ fuzz_finish(void)
     fuzz_turn();
 
     fuzz_check_finished();
+
+    /* whatever has come, it took no more than in proportion to its length */
+
+    stub_assert(stub_spent <= FUZZ_LOADS + FUZZ_CALL_LOADS * stub_calls
+                              + FUZZ_BYTE_LOADS * fuzz_arrived);
 }
 
 

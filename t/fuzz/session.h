@@ -121,6 +121,9 @@ void fuzz_sent(fuzz_conn_t *fc, u_char *p, size_t size);
 
 extern fuzz_conn_t       fuzz_conns[FUZZ_CONNS];
 
+/* bytes that there were to read */
+extern uint64_t          fuzz_arrived;
+
 void fuzz_open(fuzz_conn_t *fc);
 void fuzz_close(ngx_connection_t *c);
 

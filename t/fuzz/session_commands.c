@@ -7,7 +7,7 @@
 
 #include "session.h"
 #include "ngx_derp_client.h"
-#include "ngx_derp_json.h"
+#include "ngx_derp_client_info.h"
 #include "ngx_derp_mesh.h"
 #include "ngx_derp_notice.h"
 

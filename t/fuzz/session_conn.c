@@ -23,6 +23,7 @@ static ssize_t fuzz_send(ngx_connection_t *c, u_char *buf, size_t size);
 
 
 fuzz_conn_t    fuzz_conns[FUZZ_CONNS];
+uint64_t       fuzz_arrived;
 
 /* of nginx */
 
@@ -196,6 +197,7 @@ static ssize_t
 fuzz_send(ngx_connection_t *c, u_char *buf, size_t size)
 {
     size_t        n;
+    uint64_t      loads;
     fuzz_conn_t  *fc;
 
     fc = fuzz_conn(c);
@@ -226,7 +228,11 @@ fuzz_send(ngx_connection_t *c, u_char *buf, size_t size)
         fc->sealed -= n;
     }
 
+    /* to look at it is no work of the worker's */
+
+    loads = stub_loads;
     fuzz_sent(fc, buf, n);
+    stub_loads = loads;
 
     return n;
 }
@@ -309,6 +315,7 @@ fuzz_arrive(fuzz_conn_t *fc, u_char *p, size_t len)
     ngx_memcpy(fc->in + fc->in_len, p, len);
     fc->in_len += len;
     fc->event = 1;
+    fuzz_arrived += len;
 }
 
 

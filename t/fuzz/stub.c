@@ -19,6 +19,9 @@ static ngx_connection_t   stub_bell;
 static ngx_event_t        stub_bell_events[2];
 
 ngx_uint_t                stub_refuse;
+uint64_t                  stub_loads;
+uint64_t                  stub_spent;
+uint64_t                  stub_calls;
 void                    (*stub_after)(void);
 ngx_log_t                 stub_log = { .log_level = NGX_LOG_INFO };
 
@@ -42,6 +45,24 @@ static ngx_int_t stub_event(ngx_event_t *ev, ngx_int_t event,
 ngx_event_actions_t       ngx_event_actions = { .add = stub_event };
 
 
+/* -fsanitize-coverage=trace-loads calls these, by how much is read */
+
+#define STUB_LOAD(n, type)                                                    \
+    void __sanitizer_cov_load##n(type *p);                                    \
+                                                                              \
+    void                                                                      \
+    __sanitizer_cov_load##n(type *p)                                          \
+    {                                                                         \
+        stub_loads++;                                                         \
+    }
+
+STUB_LOAD(1, uint8_t)
+STUB_LOAD(2, uint16_t)
+STUB_LOAD(4, uint32_t)
+STUB_LOAD(8, uint64_t)
+STUB_LOAD(16, __int128)
+
+
 void
 stub_fail(const char *file, int line, const char *what)
 {
@@ -58,6 +79,8 @@ stub_reset(void)
     ngx_current_msec = 1000000;
     ngx_exiting = 0;
     stub_refuse = 0;
+    stub_spent = 0;
+    stub_calls = 0;
 
     ngx_queue_init(&ngx_posted_events);
     ngx_queue_init(&ngx_posted_next_events);
@@ -69,7 +92,14 @@ stub_reset(void)
 void
 stub_call(ngx_event_t *ev)
 {
+    uint64_t  loads;
+
+    loads = stub_loads;
+
     ev->handler(ev);
+
+    stub_spent += stub_loads - loads;
+    stub_calls++;
 
     if (stub_after) {
         stub_after();

@@ -19,6 +19,16 @@ extern ngx_uint_t  stub_refuse;
 
 extern ngx_log_t   stub_log;
 
+/*
+ * How often what is compiled here has read memory: what an input costs, the
+ * same on a busy machine.  libc and libsodium do not count.
+ */
+extern uint64_t    stub_loads;
+
+/* since stub_reset(): those of handlers, and how often one was called */
+extern uint64_t    stub_spent;
+extern uint64_t    stub_calls;
+
 /* called after each handler, if set */
 extern void      (*stub_after)(void);
 
