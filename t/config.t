@@ -398,3 +398,12 @@ mesh_key_file mesh.key;
 mesh_with https://derp.invalid;
 --- nginx_t
 ok
+
+
+=== TEST 46: a zone with too few channels for a reload
+--- workers: 4
+--- derp_relay
+zone 4m;
+--- nginx_t
+ok
+/\[warn\].*the zone of derp_relay "main" has \d+ channels and \d+ inboxes, 4 workers and 4 old ones may need 56 channels or 8 inboxes: increase its "zone"/

@@ -392,3 +392,56 @@ location /linked {
 a: connect worker=1
 b: connect worker=2 at=/other
 a: reach b
+
+
+=== TEST 17: another relay with the same key
+--- once
+--- fresh
+--- derp_relay
+drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file derp.key;
+    drain 0;
+    mesh_key_file mesh.key;
+}
+--- config
+location /other { derp other; }
+--- derp
+allow /another relay|has lost its link/
+log 1x /\[error\].*"main" cannot be linked to \S+\/other, which is another relay with the same key: give each its own "key_file"/
+log 3x /"main" has lost its link to \S+\/other: another relay has the same key/
+stats links=1 links.0.up=0 links.0.since>1000000000
+a: open
+a: request GET /status HTTP/1.1
+a: status 200
+a: body /"links":\[\{"url":"http:[^"]*\/other","up":false,"since":\d+,"error":"another relay has the same key"\}\]/
+
+
+=== TEST 18: what the status says of a link that works, and of one that does not
+--- once
+--- fresh
+--- derp_relay
+drain 0;
+mesh_key_file mesh.key;
+mesh_with http://127.0.0.1:$TEST_NGINX_SERVER_PORT/other
+          http://127.0.0.1:$TEST_NGINX_SERVER_PORT/nowhere;
+--- http_config
+derp_relay other {
+    zone 32m;
+    key_file other.key;
+    drain 0;
+    mesh_key_file mesh.key;
+}
+--- config
+location /other { derp other; }
+--- derp
+allow /mesh peer|has lost its link/
+stats links=2 links.0.up=1 links.0.since>1000000000 links.1.up=0
+a: open
+a: request GET /status HTTP/1.1
+a: status 200
+a: body /"up":true,"since":\d+,"error":""\},\{"url":"http:[^"]*\/nowhere","up":false,"since":\d+,"error":"does not switch to DERP"\}\]/

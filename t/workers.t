@@ -106,7 +106,48 @@ b: pick recv a "after"
 a: stream c 300
 
 
-=== TEST 7: a worker that hangs while clients of it leave
+=== TEST 7: a worker that hangs for a while gets more than a channel holds
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b$i: connect worker=2 for i=1..20
+c: connect worker=1
+freeze worker of b1
+a: send b$i noise:$k{15000} for k=1..2 i=1..20
+a: send c "to another"
+c: recv a "to another"
+a: sync
+a: send b1 "the last"
+a: sync
+c: stream a 100
+thaw worker of b1
+b$i: recv a noise:1{15000} for i=1..20
+b$i: recv a noise:2{15000} for i=1..20
+b1: recv a "the last"
+b$i: nothing for i=1..20
+
+
+=== TEST 8: of what is kept for it nothing comes behind the sender's departure
+--- workers: 2 4
+--- derp
+a: connect worker=1
+b$i: connect worker=2 for i=1..20
+c: connect worker=1
+a: send b20 "hello"
+b20: recv a "hello"
+freeze worker of b1
+a: send b$i noise:$k{15000} for k=1..3 i=1..19
+a: send b20 "the last"
+a: sync
+a: close
+c: sync
+thaw worker of b1
+b1: recv a noise:1{15000}
+b20: gone a
+b20: nothing via c
+
+
+=== TEST 9: a worker that hangs while clients of it leave
 --- workers: 2 4
 --- derp
 a c: connect worker=1
@@ -122,7 +163,7 @@ thaw worker of d
 a: gone b
 
 
-=== TEST 8: a worker that hangs, and is killed
+=== TEST 10: a worker that hangs, and is killed
 --- workers: 2 4
 --- derp
 a: connect worker=1
@@ -141,7 +182,7 @@ a: stream b 300
 b: stream a 300
 
 
-=== TEST 9: a worker that hung is told afterwards who has left
+=== TEST 11: a worker that hung is told afterwards who has left
 --- workers: 2
 --- transport: plain
 --- derp_relay
@@ -164,7 +205,7 @@ b: gone a
 b: nothing via c
 
 
-=== TEST 10: and of who has come again meanwhile
+=== TEST 12: and of who has come again meanwhile
 --- workers: 2
 --- transport: plain
 --- derp_relay
@@ -198,7 +239,7 @@ b: gone a
 b: nothing via c
 
 
-=== TEST 11: a watcher whose worker hung for long hears of all that it missed
+=== TEST 13: a watcher whose worker hung for long hears of all that it missed
 --- workers: 2
 --- transport: plain
 --- derp_relay
@@ -222,7 +263,7 @@ w: sees w c
 w: nothing
 
 
-=== TEST 11: more at once than there is room for between workers
+=== TEST 14: more at once than there is room for between workers
 --- workers: 2 4
 --- derp
 a$i: connect worker=1 for i=1..8

@@ -431,7 +431,7 @@ ngx_http_derp_upgrade(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_derp_switch_protocols(ngx_http_request_t *r, ngx_derp_relay_t *relay)
 {
-    u_char     key[NGX_DERP_HEX_LEN];
+    u_char     key[NGX_DERP_HEX_LEN], id[NGX_DERP_RELAY_ID_LEN];
     ngx_int_t  rc;
     ngx_str_t  name;
 
@@ -448,10 +448,14 @@ ngx_http_derp_switch_protocols(ngx_http_request_t *r, ngx_derp_relay_t *relay)
 
     ngx_derp_key_hex(key, relay->public_key);
 
+    (void) ngx_snprintf(id, sizeof(id), "%016xL", relay->region.zone->id);
+
     if (ngx_http_derp_add_header(r, "Upgrade", name.data, name.len) != NGX_OK
         || ngx_http_derp_add_header(r, "Derp-Version", (u_char *) "2", 1)
            != NGX_OK
         || ngx_http_derp_add_header(r, "Derp-Public-Key", key, sizeof(key))
+           != NGX_OK
+        || ngx_http_derp_add_header(r, NGX_DERP_RELAY_ID, id, sizeof(id))
            != NGX_OK)
     {
         return NGX_ERROR;

@@ -7,6 +7,8 @@
 
 #include "ngx_http_derp_status.h"
 #include "ngx_derp_census.h"
+#include "ngx_derp_lease.h"
+#include "ngx_derp_mesh.h"
 #include "ngx_derp_outbox.h"
 
 #include <jansson.h>
@@ -28,6 +30,7 @@ static json_t *ngx_http_derp_status_json(ngx_derp_relay_t *relay,
 static json_t *ngx_http_derp_status_name(ngx_derp_relay_t *relay);
 static json_t *ngx_http_derp_status_key(ngx_derp_relay_t *relay);
 static json_t *ngx_http_derp_status_use(ngx_derp_use_t *use);
+static json_t *ngx_http_derp_status_links(ngx_derp_relay_t *relay);
 static json_t *ngx_http_derp_status_past(ngx_derp_census_t *census);
 static json_t *ngx_http_derp_status_workers(ngx_derp_census_t *census);
 static json_t *ngx_http_derp_status_worker(ngx_uint_t slot,
@@ -218,6 +221,8 @@ ngx_http_derp_status_json(ngx_derp_relay_t *relay, ngx_derp_census_t *census)
     rc |= ngx_http_derp_status_numbers(json, ngx_http_derp_counters,
                                        &census->counters);
 
+    rc |= json_object_set_new(json, "links",
+                              ngx_http_derp_status_links(relay));
     rc |= json_object_set_new(json, "past", ngx_http_derp_status_past(census));
     rc |= json_object_set_new(json, "workers",
                               ngx_http_derp_status_workers(census));
@@ -260,6 +265,47 @@ ngx_http_derp_status_use(ngx_derp_use_t *use)
 {
     return json_pack("{s:I, s:I}", "used", (json_int_t) use->used,
                      "free", (json_int_t) use->free);
+}
+
+
+static json_t *
+ngx_http_derp_status_links(ngx_derp_relay_t *relay)
+{
+    int                      rc;
+    json_t                  *links, *url;
+    ngx_uint_t               i, n;
+    ngx_derp_link_t         *link;
+    ngx_derp_link_status_t   status;
+
+    rc = 0;
+    links = json_array();
+
+    n = relay->mesh ? relay->mesh->links.nelts : 0;
+    link = n ? relay->mesh->links.elts : NULL;
+
+    for (i = 0; i < n; i++) {
+        ngx_derp_lease_look(&relay->region, link[i].id, &status);
+
+        url = json_sprintf("http%s://%.*s", link[i].secure ? "s" : "",
+                           (int) link[i].url.url.len,
+                           (char *) link[i].url.url.data);
+
+        rc |= json_array_append_new(links,
+                                    json_pack("{s:o, s:b, s:I, s:s}",
+                                              "url", url ? url : json_null(),
+                                              "up", (int) status.up,
+                                              "since",
+                                              (json_int_t) status.since,
+                                              "error",
+                                              (char *) status.error));
+    }
+
+    if (rc != 0) {
+        json_decref(links);
+        return NULL;
+    }
+
+    return links;
 }
 
 

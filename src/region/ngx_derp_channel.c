@@ -15,7 +15,7 @@
 
 static void ngx_derp_channel_drop(ngx_derp_region_t *region,
     ngx_derp_channel_t *ch);
-static u_char *ngx_derp_channel_harmed(ngx_derp_consumer_t *c, uint64_t tail);
+static u_char *ngx_derp_channel_harmed(ngx_derp_consumer_t *c);
 static void ngx_derp_channel_pass(ngx_derp_consumer_t *c, size_t size);
 static size_t ngx_derp_channel_needs(ngx_derp_producer_t *p, size_t size);
 static ngx_uint_t ngx_derp_channel_fits(ngx_derp_producer_t *p, size_t size);
@@ -321,16 +321,21 @@ ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
     for ( ;; ) {
 
         tail = ngx_derp_load_acquire(&c->channel->tail);
-        published = tail - c->head;
 
-        if (published == 0) {
+        if (tail == c->head) {
             return NULL;
         }
 
+        /* it may have been left anywhere, and producers begin at a step */
+
+        c->head = ngx_align(c->head, (uint64_t) NGX_DERP_RECORD_ALIGN);
+        c->offset = ngx_align(c->offset, NGX_DERP_RECORD_ALIGN) % c->size;
+
+        published = tail - c->head;
         left = c->size - c->offset;
 
         if (published > c->size || published < NGX_DERP_RECORD_ALIGN) {
-            return ngx_derp_channel_harmed(c, tail);
+            return ngx_derp_channel_harmed(c);
         }
 
         p = c->ring + c->offset;
@@ -340,7 +345,7 @@ ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
         if (((ngx_derp_record_t *) p)->len == 0) {
 
             if (left > published) {
-                return ngx_derp_channel_harmed(c, tail);
+                return ngx_derp_channel_harmed(c);
             }
 
             ngx_derp_channel_pass(c, left);
@@ -348,7 +353,7 @@ ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
         }
 
         if (left < sizeof(ngx_derp_record_t)) {
-            return ngx_derp_channel_harmed(c, tail);
+            return ngx_derp_channel_harmed(c);
         }
 
         *record = *(ngx_derp_record_t *) p;
@@ -358,7 +363,7 @@ ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
             || ngx_derp_record_size(record->len) > published
             || record->packets == 0)
         {
-            return ngx_derp_channel_harmed(c, tail);
+            return ngx_derp_channel_harmed(c);
         }
 
         return p + sizeof(ngx_derp_record_t);
@@ -366,18 +371,23 @@ ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record)
 }
 
 
-/* Where one size is wrong nobody can tell where the next record begins. */
-
 static u_char *
-ngx_derp_channel_harmed(ngx_derp_consumer_t *c, uint64_t tail)
+ngx_derp_channel_harmed(ngx_derp_consumer_t *c)
 {
-    c->head = tail;
-    c->offset = tail % c->size;
     c->harmed = 1;
-
-    ngx_derp_store_release(&c->channel->head, c->head);
+    ngx_derp_channel_discard(c);
 
     return NULL;
+}
+
+
+void
+ngx_derp_channel_discard(ngx_derp_consumer_t *c)
+{
+    c->head = ngx_derp_load_acquire(&c->channel->tail);
+    c->offset = c->head % c->size;
+
+    ngx_derp_store_release(&c->channel->head, c->head);
 }
 
 

@@ -136,6 +136,9 @@ ngx_int_t ngx_derp_channel_accept(ngx_derp_region_t *region,
 u_char *ngx_derp_channel_get(ngx_derp_consumer_t *c, ngx_derp_record_t *record);
 void ngx_derp_channel_take(ngx_derp_consumer_t *c, ngx_derp_record_t *record);
 
+/* Drops all that was published, as where one size is wrong it all may be. */
+void ngx_derp_channel_discard(ngx_derp_consumer_t *c);
+
 /* After taking: the slot of the producer if it waits for room, else NO_SLOT. */
 ngx_uint_t ngx_derp_channel_wanted(ngx_derp_consumer_t *c);
 

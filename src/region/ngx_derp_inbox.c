@@ -122,16 +122,12 @@ ngx_derp_inbox_enter(ngx_derp_producer_t *p)
 
     NGX_DERP_FAULT(inbox_enter);
 
-    p->tail = ngx_derp_load(&p->channel->tail);
+    /* whatever others have left there, what is written stays in the ring */
+
+    p->tail = ngx_align(ngx_derp_load(&p->channel->tail),
+                        (uint64_t) NGX_DERP_RECORD_ALIGN);
     p->head = ngx_derp_load_acquire(&p->channel->head);
     p->offset = p->tail % p->size;
-
-    /* what others have written is never more than the ring, in whole steps */
-
-    if (p->tail - p->head > p->size || p->tail % NGX_DERP_RECORD_ALIGN) {
-        ngx_derp_inbox_leave(p);
-        return NGX_ERROR;
-    }
 
     return NGX_OK;
 }

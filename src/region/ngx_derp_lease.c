@@ -16,6 +16,7 @@ static ngx_uint_t ngx_derp_lease_ours(ngx_derp_region_t *region,
 static ngx_uint_t ngx_derp_lease_free(ngx_derp_region_t *region,
     ngx_derp_lease_t *lease);
 static ngx_uint_t ngx_derp_lease_older(ngx_derp_lease_t *lease);
+static void ngx_derp_lease_linked(ngx_derp_lease_t *lease, uint32_t linked);
 
 
 ngx_derp_lease_e
@@ -36,6 +37,11 @@ ngx_derp_lease(ngx_derp_region_t *region, uint64_t id,
 
     } else if (ngx_derp_lease_ours(region, lease)) {
         lease->up = up;
+
+        if (up) {
+            ngx_derp_lease_linked(lease, 1);
+        }
+
         rc = NGX_DERP_LEASE_OURS;
 
     } else if ((take >= NGX_DERP_LEASE_TAKE_FREE
@@ -45,10 +51,18 @@ ngx_derp_lease(ngx_derp_region_t *region, uint64_t id,
 
         /* who dies over this has not taken it */
 
+        if (lease->id != id) {
+            ngx_memzero(lease, sizeof(ngx_derp_lease_t));
+            lease->since = ngx_time();
+
+        } else if (ngx_derp_lease_free(region, lease)) {
+            ngx_derp_lease_linked(lease, 0);
+        }
+
         ngx_derp_store(&lease->generation, 0);
         ngx_derp_release_fence();
 
-        lease->id = id;
+        ngx_derp_store(&lease->id, id);
         lease->configuration = ngx_derp_slots_configuration();
         lease->up = 0;
         lease->slot = region->slot;
@@ -66,6 +80,70 @@ ngx_derp_lease(ngx_derp_region_t *region, uint64_t id,
     ngx_derp_unlock(region);
 
     return rc;
+}
+
+
+static void
+ngx_derp_lease_linked(ngx_derp_lease_t *lease, uint32_t linked)
+{
+    if (lease->linked != linked) {
+        ngx_derp_store(&lease->linked, linked);
+        ngx_derp_store(&lease->since, (uint64_t) ngx_time());
+    }
+}
+
+
+void
+ngx_derp_lease_error(ngx_derp_region_t *region, uint64_t id, const char *error)
+{
+    u_char             text[NGX_DERP_LEASE_ERROR];
+    ngx_uint_t         i;
+    ngx_derp_lease_t  *lease;
+
+    ngx_memzero(text, sizeof(text));
+    ngx_memcpy(text, error, ngx_min(ngx_strlen(error), sizeof(text) - 1));
+
+    for (i = 0; i < NGX_DERP_MAX_LINKS; i++) {
+        lease = &region->zone->leases[i];
+
+        if (ngx_derp_load(&lease->id) == id
+            && ngx_derp_lease_ours(region, lease))
+        {
+            ngx_derp_lease_linked(lease, 0);
+            ngx_derp_write_bytes(lease->error, text, sizeof(text));
+            return;
+        }
+    }
+}
+
+
+void
+ngx_derp_lease_look(ngx_derp_region_t *region, uint64_t id,
+    ngx_derp_link_status_t *status)
+{
+    ngx_uint_t         i;
+    ngx_derp_lease_t  *lease;
+
+    ngx_memzero(status, sizeof(ngx_derp_link_status_t));
+
+    for (i = 0; i < NGX_DERP_MAX_LINKS; i++) {
+        lease = &region->zone->leases[i];
+
+        if (ngx_derp_load(&lease->id) != id) {
+            continue;
+        }
+
+        status->up = ngx_derp_load(&lease->linked)
+                     && ngx_derp_load(&lease->generation)
+                     && ngx_derp_region_alive(region,
+                                              ngx_derp_load(&lease->slot));
+        status->since = (time_t) ngx_derp_load(&lease->since);
+
+        ngx_derp_read_bytes(status->error, lease->error,
+                            sizeof(status->error));
+        status->error[sizeof(status->error) - 1] = '\0';
+        return;
+    }
 }
 
 
@@ -110,6 +188,7 @@ static ngx_uint_t
 ngx_derp_lease_free(ngx_derp_region_t *region, ngx_derp_lease_t *lease)
 {
     return lease->generation == 0
+           || lease->slot >= NGX_DERP_SLOTS
            || lease->generation
               != ngx_derp_load(&region->zone->members[lease->slot].generation)
            || !ngx_derp_slot_alive(lease->slot, lease->generation);
@@ -193,6 +272,7 @@ ngx_derp_lease_remove_slot(ngx_derp_region_t *region, ngx_uint_t slot)
         {
             lease->generation = 0;
             lease->up = 0;
+            ngx_derp_lease_linked(lease, 0);
         }
     }
 }

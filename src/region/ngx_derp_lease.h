@@ -34,6 +34,15 @@ typedef enum {
 } ngx_derp_lease_take_e;
 
 
+/* a link, as the status tells of it */
+
+typedef struct {
+    ngx_uint_t        up;
+    time_t            since;            /* 0: never yet */
+    u_char            error[NGX_DERP_LEASE_ERROR];  /* the last one's text */
+} ngx_derp_link_status_t;
+
+
 /*
  * Takes the lease on an id if it is to be had that way, and says whose it is
  * then; its owner says by the way whether its link is up.  All functions are
@@ -41,6 +50,21 @@ typedef enum {
  */
 ngx_derp_lease_e ngx_derp_lease(ngx_derp_region_t *region, uint64_t id,
     ngx_derp_lease_take_e take, ngx_uint_t up);
+
+/*
+ * The owner of the lease says why its link is not there: a constant string, of
+ * which NGX_DERP_LEASE_ERROR - 1 bytes are kept.  Takes no lock.
+ */
+void ngx_derp_lease_error(ngx_derp_region_t *region, uint64_t id,
+    const char *error);
+
+/*
+ * How the link to the relay of this id is, for the status.  What nobody has had
+ * a lease on since the zone was made is all zero.  Takes no lock, so an error
+ * may be that of now and of before in parts.
+ */
+void ngx_derp_lease_look(ngx_derp_region_t *region, uint64_t id,
+    ngx_derp_link_status_t *status);
 
 /*
  * Says which relays the newest configuration links to, by their ids.  In the

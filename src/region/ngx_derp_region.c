@@ -12,6 +12,10 @@ ngx_derp_region_alive(ngx_derp_region_t *region, ngx_uint_t slot)
 {
     uint32_t  generation;
 
+    if (slot >= NGX_DERP_SLOTS) {
+        return 0;
+    }
+
     generation = ngx_derp_load_acquire(&region->zone->members[slot].generation);
 
     return generation != 0 && ngx_derp_slot_alive(slot, generation);

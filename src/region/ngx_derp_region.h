@@ -22,7 +22,7 @@
 
 
 /* to be changed with every change of what is in a zone */
-#define NGX_DERP_ZONE_VERSION  7
+#define NGX_DERP_ZONE_VERSION  8
 
 
 /*
@@ -157,12 +157,21 @@ typedef struct {
 
 #define NGX_DERP_MAX_LINKS        64
 
+/* bytes of a link's last error, with a NUL; a multiple of 8 */
+#define NGX_DERP_LEASE_ERROR      96
+
 typedef struct {
     uint64_t               id;          /* of the other relay, 0: free */
     uint32_t               generation;  /* of the owner's claim, 0: none */
     uint32_t               configuration;
     uint32_t               up;          /* the owner's link is */
     uint32_t               slot;
+
+    /* what the status tells, written by the owner alone */
+
+    uint32_t               linked;      /* by any worker's link */
+    uint64_t               since;       /* when that changed, in seconds */
+    u_char                 error[NGX_DERP_LEASE_ERROR];
 } ngx_derp_lease_t;
 
 
@@ -194,6 +203,7 @@ typedef struct {
     uint32_t         channels;
     uint32_t         inboxes;
     u_char           secret[NGX_DERP_HASH_KEY_LEN];     /* of the index */
+    uint64_t         id;                /* random, for everybody to know */
 
     u_char           public_key[NGX_DERP_KEY_LEN];      /* as last configured */
 

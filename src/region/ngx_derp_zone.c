@@ -66,6 +66,7 @@ ngx_derp_zone_create(ngx_derp_region_t *region, void *memory, size_t size,
                                           NGX_DERP_MAX_CAPACITY);
 
     ngx_derp_random(zone->secret, sizeof(zone->secret));
+    ngx_derp_random(&zone->id, sizeof(zone->id));
 
     region->zone = zone;
     ngx_derp_zone_view(region);

@@ -27,6 +27,7 @@ static void ngx_derp_dial_write_handler(ngx_event_t *wev);
 static void ngx_derp_dial_read_handler(ngx_event_t *rev);
 static void ngx_derp_dial_reply(ngx_derp_link_t *link);
 static u_char *ngx_derp_dial_header_end(ngx_buf_t *b);
+static ngx_uint_t ngx_derp_dial_is_self(ngx_derp_link_t *link, u_char *last);
 static void ngx_derp_dial_fail(ngx_derp_link_t *link, ngx_err_t err,
     char *what);
 static void ngx_derp_dial_error(ngx_derp_link_t *link, char *what);
@@ -89,7 +90,7 @@ ngx_derp_dial_resolved(ngx_resolver_ctx_t *ctx)
                       "%V could not be resolved (%i: %s)", &ctx->name,
                       ctx->state, ngx_resolver_strerror(ctx->state));
         ngx_resolve_name_done(ctx);
-        ngx_derp_mesh_failed(link);
+        ngx_derp_mesh_failed(link, "could not be resolved");
         return;
     }
 
@@ -308,7 +309,7 @@ ngx_derp_dial_handshaked(ngx_connection_t *c)
 
     if (link->relay->mesh->ssl_verify && ngx_derp_dial_verify(link) != NGX_OK)
     {
-        ngx_derp_mesh_failed(link);
+        ngx_derp_mesh_failed(link, "its certificate was not verified");
         return;
     }
 
@@ -552,11 +553,13 @@ ngx_derp_dial_reply(ngx_derp_link_t *link)
 
         ngx_log_error(NGX_LOG_ERR, &link->log, 0,
                       "mesh peer does not switch to DERP: \"%V\"", &line);
-        ngx_derp_mesh_failed(link);
+        ngx_derp_mesh_failed(link, "does not switch to DERP");
         return;
     }
 
     p = ngx_derp_dial_header_end(b);
+
+    link->self = ngx_derp_dial_is_self(link, p);
 
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, &link->log, 0,
                    "derp mesh peer switches protocols, %z bytes follow",
@@ -581,12 +584,36 @@ ngx_derp_dial_header_end(ngx_buf_t *b)
 }
 
 
+/* Whether the reply's header has the id of our own zone, where it ends. */
+
+static ngx_uint_t
+ngx_derp_dial_is_self(ngx_derp_link_t *link, u_char *last)
+{
+    u_char   own[sizeof(NGX_DERP_RELAY_ID ": ") - 1 + NGX_DERP_RELAY_ID_LEN],
+            *p, *end;
+
+    end = ngx_slprintf(own, own + sizeof(own), NGX_DERP_RELAY_ID ": %016xL",
+                       link->relay->region.zone->id);
+
+    for (p = link->buf->pos; last - p > end - own; p++) {
+
+        if (p[0] == LF
+            && ngx_strncasecmp(p + 1, own, end - own) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 static void
 ngx_derp_dial_fail(ngx_derp_link_t *link, ngx_err_t err, char *what)
 {
     ngx_log_error(NGX_LOG_ERR, &link->log, err, "mesh peer %s", what);
 
-    ngx_derp_mesh_failed(link);
+    ngx_derp_mesh_failed(link, what);
 }
 
 
@@ -598,7 +625,7 @@ ngx_derp_dial_error(ngx_derp_link_t *link, char *what)
     ngx_log_error(NGX_LOG_ERR, &link->log, 0,
                   "mesh peer cannot be dialed, %s", what);
 
-    ngx_derp_mesh_failed(link);
+    ngx_derp_mesh_failed(link, what);
 }
 
 

@@ -260,16 +260,10 @@ static ngx_int_t
 ngx_derp_exchange_put(ngx_derp_outlet_t *outlet, ngx_derp_record_t *record,
     u_char **p)
 {
-    ngx_int_t  rc;
-
-    rc = ngx_derp_inbox_enter(&outlet->producer);
-
-    if (rc != NGX_OK) {
-        ngx_derp_worker_complain(outlet->relay, rc == NGX_ERROR
-                                 ? "finds an inbox that is not whole, packets "
-                                   "for it are lost: restart nginx"
-                                 : "finds an inbox locked by a worker that does "
-                                   "not go on, packets for it are lost");
+    if (ngx_derp_inbox_enter(&outlet->producer) != NGX_OK) {
+        ngx_derp_worker_complain(outlet->relay, "finds an inbox locked by "
+                                 "a worker that does not go on, packets "
+                                 "for it are lost");
         return NGX_DECLINED;
     }
 
@@ -924,21 +918,24 @@ ngx_derp_exchange_take(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
             return 0;
         }
 
-        if (record.born > relay->cursor) {
-            inlet->born = record.born;
-            return 1;
-        }
-
         span.last = span.pos + record.len;
         span.packets = record.packets;
         span.head = ngx_derp_exchange_head(&record);
 
-        if (ngx_derp_span_whole(&span)) {
-            ngx_derp_route_deliver(relay, record.route, &span);
-
-        } else {
-            ngx_derp_exchange_harmed(relay, inlet);
+        if (record.born > relay->cursor
+            && record.born <= ngx_derp_journal_cursor(&relay->region))
+        {
+            inlet->born = record.born;
+            return 1;
         }
+
+        if (record.born > relay->cursor || !ngx_derp_span_whole(&span)) {
+            ngx_derp_channel_discard(&inlet->consumer);
+            ngx_derp_exchange_harmed(relay, inlet);
+            return 0;
+        }
+
+        ngx_derp_route_deliver(relay, record.route, &span);
 
         ngx_derp_channel_take(&inlet->consumer, &record);
     }
@@ -947,7 +944,7 @@ ngx_derp_exchange_take(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
 }
 
 
-/* Nothing of it is delivered; what comes after it is. */
+/* How many packets there were nobody can tell, so one is counted. */
 
 static void
 ngx_derp_exchange_harmed(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
@@ -957,6 +954,8 @@ ngx_derp_exchange_harmed(ngx_derp_relay_t *relay, ngx_derp_inlet_t *inlet)
                   "written some, they are dropped", &relay->name,
                   ngx_derp_slot_pid(ngx_min(inlet->consumer.channel->from,
                                             NGX_DERP_SLOTS - 1)));
+
+    ngx_derp_count_drop(&relay->region, NGX_DERP_DROP_CHANNEL, 0, 0);
 }
 
 

@@ -66,6 +66,7 @@ static void ngx_derp_mesh_schedule(ngx_derp_link_t *link);
 static u_char *ngx_derp_mesh_log_error(ngx_log_t *log, u_char *buf,
     size_t len);
 static ngx_int_t ngx_derp_mesh_register(ngx_derp_session_t *s);
+static ngx_int_t ngx_derp_mesh_own_key(ngx_derp_session_t *s);
 static ngx_int_t ngx_derp_mesh_send_login(ngx_derp_session_t *s,
     u_char *server_key);
 static void ngx_derp_mesh_ping(ngx_derp_session_t *s);
@@ -171,6 +172,10 @@ ngx_derp_mesh_tick_link(ngx_derp_link_t *link, ngx_derp_lease_take_e take)
     if (ngx_derp_mesh_ending(link)) {
 
         /* whoever has the lease, the link stays as long as clients do */
+
+        if (ngx_derp_slots_stopping()) {
+            ngx_derp_mesh_cancel(link);
+        }
 
         if (!ngx_derp_mesh_needed(link->relay)) {
             ngx_derp_mesh_stop(link, "worker is shutting down");
@@ -504,8 +509,10 @@ ngx_derp_mesh_exit(ngx_derp_relay_t *relay)
 
 
 void
-ngx_derp_mesh_failed(ngx_derp_link_t *link)
+ngx_derp_mesh_failed(ngx_derp_link_t *link, const char *reason)
 {
+    ngx_derp_lease_error(&link->relay->region, link->id, reason);
+
     ngx_derp_dial_cancel(link);
     ngx_derp_mesh_schedule(link);
 }
@@ -555,7 +562,7 @@ ngx_derp_mesh_connected(ngx_derp_link_t *link, u_char *data, size_t len)
     s = ngx_derp_session_alloc(link->relay, c, NGX_DERP_STATE_LINK_LOGIN);
 
     if (s == NULL) {
-        ngx_derp_mesh_failed(link);
+        ngx_derp_mesh_failed(link, "no memory for a session");
         return;
     }
 
@@ -589,10 +596,19 @@ ngx_derp_mesh_closed(ngx_derp_session_t *s)
     line = ngx_derp_mesh_line(s);
     leaving = line->leaving;
 
-    ngx_log_error(NGX_LOG_NOTICE, ngx_derp_worker.log, 0,
-                  "derp_relay \"%V\" has %s its link to %V: %s",
-                  &link->relay->name, leaving ? "let go of" : "lost",
-                  &link->url.url, line->shut ? "it was replaced" : s->reason);
+    /* a link that never came up is logged as often as tries that fail are */
+
+    if (line->up || link->log.log_level >= NGX_LOG_NOTICE) {
+        ngx_log_error(NGX_LOG_NOTICE, ngx_derp_worker.log, 0,
+                      "derp_relay \"%V\" has %s its link to %V: %s",
+                      &link->relay->name, leaving ? "let go of" : "lost",
+                      &link->url.url,
+                      line->shut ? "it was replaced" : s->reason);
+    }
+
+    if (line == &link->line && !leaving) {
+        ngx_derp_lease_error(&link->relay->region, link->id, s->reason);
+    }
 
     ngx_memzero(line, sizeof(ngx_derp_line_t));
 
@@ -637,10 +653,8 @@ ngx_int_t
 ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t *len,
     u_char *last)
 {
-    u_char           *key, *body;
-    ngx_derp_link_t  *link;
+    u_char  *key, *body;
 
-    link = s->link;
     body = frame + NGX_DERP_HEADER_LEN;
 
     if (!ngx_derp_key_is_zero(s->key) && frame[0] == NGX_DERP_SERVER_INFO) {
@@ -662,12 +676,46 @@ ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t *len,
     ngx_memcpy(s->key, key, NGX_DERP_KEY_LEN);
 
     if (ngx_memcmp(key, s->relay->public_key, NGX_DERP_KEY_LEN) == 0) {
+        return ngx_derp_mesh_own_key(s);
+    }
+
+    return ngx_derp_mesh_send_login(s, key);
+}
+
+
+/*
+ * A list of all relays may name this one, too.  Another one with the same key is
+ * the copy of an image, and neither sees the other's clients until one of them
+ * has a key of its own.
+ */
+
+static ngx_int_t
+ngx_derp_mesh_own_key(ngx_derp_session_t *s)
+{
+    ngx_derp_link_t  *link;
+
+    link = s->link;
+
+    if (link->self) {
         link->state = NGX_DERP_LINK_SELF;
         ngx_derp_session_fail(s, "it is this relay itself");
         return NGX_ERROR;
     }
 
-    return ngx_derp_mesh_send_login(s, key);
+    if (link->complained == 0
+        || ngx_time() - link->complained >= NGX_DERP_MESH_LOG_EVERY)
+    {
+        link->complained = ngx_time();
+
+        ngx_log_error(NGX_LOG_ERR, ngx_derp_worker.log, 0,
+                      "derp_relay \"%V\" cannot be linked to %V, which is another "
+                      "relay with the same key: give each its own \"key_file\"",
+                      &s->relay->name, &link->url.url);
+    }
+
+    ngx_derp_session_fail(s, "another relay has the same key");
+
+    return NGX_ERROR;
 }
 
 

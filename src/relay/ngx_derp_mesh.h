@@ -57,6 +57,7 @@ struct ngx_derp_link_s {
     ngx_str_t               name;       /* for TLS and Host */
     unsigned                secure:1;
     unsigned                owned:1;    /* the lease is ours */
+    unsigned                self:1;     /* what was dialed is our own zone */
 
     ngx_derp_link_state_e   state;      /* of the new line */
     ngx_connection_t       *connection; /* while it is being dialed */
@@ -66,6 +67,7 @@ struct ngx_derp_link_s {
     ngx_event_t             retry;
     ngx_log_t               log;        /* while dialing; lines have a copy */
     time_t                  logged;     /* when a failure last was */
+    time_t                  complained; /* that its key is ours */
     ngx_addr_t              addr;       /* what is dialed */
     struct sockaddr_storage  sockaddr;
     ngx_buf_t              *buf;        /* the request, then the reply */
@@ -98,8 +100,8 @@ void ngx_derp_mesh_exit(ngx_derp_relay_t *relay);
 /* The connection of a link is there and upgraded, and is the session's now. */
 void ngx_derp_mesh_connected(ngx_derp_link_t *link, u_char *data, size_t len);
 
-/* Dialing has failed: another try is made later. */
-void ngx_derp_mesh_failed(ngx_derp_link_t *link);
+/* Dialing has failed, for a reason: another try is made later. */
+void ngx_derp_mesh_failed(ngx_derp_link_t *link, const char *reason);
 
 /* A link's session has been closed. */
 void ngx_derp_mesh_closed(ngx_derp_session_t *s);

@@ -18,6 +18,11 @@
 #include "ngx_derp_buf.h"
 
 
+/* the header of the 101 that tells one zone from another, and its hex digits */
+#define NGX_DERP_RELAY_ID      "Derp-Relay-Id"
+#define NGX_DERP_RELAY_ID_LEN  16
+
+
 typedef struct ngx_derp_relay_s     ngx_derp_relay_t;
 typedef struct ngx_derp_session_s   ngx_derp_session_t;
 typedef struct ngx_derp_exchange_s  ngx_derp_exchange_t;

@@ -44,9 +44,11 @@ ngx_derp_span_whole(ngx_derp_span_t *span)
 {
     u_char      *p;
     size_t       len;
-    ngx_uint_t   n;
+    ngx_uint_t   n, type;
 
     p = span->pos;
+    type = span->head == NGX_DERP_PACKET_OFFSET ? NGX_DERP_RECV_PACKET
+                                                : NGX_DERP_FORWARD_PACKET;
 
     for (n = span->packets; n; n--) {
 
@@ -56,7 +58,10 @@ ngx_derp_span_whole(ngx_derp_span_t *span)
 
         len = ngx_derp_frame_len(p);
 
-        if (len < span->head || len > (size_t) (span->last - p)) {
+        if (p[0] != type
+            || len < span->head
+            || len > (size_t) (span->last - p))
+        {
             return 0;
         }
 

@@ -36,7 +36,10 @@ typedef struct {
  */
 void ngx_derp_span_gather(ngx_derp_span_t *span, u_char *last);
 
-/* Whether its frames add up to it, and each is at least as long as its head. */
+/*
+ * Whether its frames add up to it, and each is of the type that its head is of,
+ * RecvPacket or ForwardPacket, and at least as long as that.
+ */
 ngx_uint_t ngx_derp_span_whole(ngx_derp_span_t *span);
 
 /* Leaves off what makes it longer than max bytes, but for its first frame. */

@@ -420,6 +420,7 @@ ngx_derp_worker_exiting(void)
 
     for (i = 0; i < ngx_derp_worker.joined; i++) {
         ngx_derp_client_drain(relay[i]);
+        ngx_derp_mesh_tick(relay[i]);
 
         /* old workers get no signal, so they are told by their bells */
 

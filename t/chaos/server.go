@@ -309,6 +309,12 @@ func (s *server) checkLog(t testing.TB) {
 type usage struct {
 	Slots, Channels, Inboxes struct{ Used, Free int }
 	Clients, Keys            int
+	Dropped                  struct {
+		Other struct {
+			Channel          int
+			GoneDisconnected int `json:"gone_disconnected"`
+		}
+	}
 }
 
 func (s *server) usage(t testing.TB) (u usage) {

@@ -155,6 +155,9 @@ void fuzz_other_changes(fuzz_input_t *in);
 /* it sends a packet to where a client of ours is, or was */
 void fuzz_other_sends(fuzz_input_t *in);
 
+/* it does, but what it has written by then is spoilt */
+void fuzz_other_spoils(fuzz_input_t *in);
+
 /* it takes what we have sent, so many packets of it */
 void fuzz_other_takes(fuzz_input_t *in);
 

@@ -89,6 +89,12 @@ fuzz_check_worker(void)
 
     stub_assert(ngx_derp_worker.held == held);
     stub_assert(ngx_derp_worker.queued == queued);
+
+    /* what another worker has spoilt is counted */
+
+    stub_assert(stub_alerts
+         <= fuzz_relay.region.member->counters.dropped[NGX_DERP_DROP_CHANNEL][0]
+         );
     stub_assert(ngx_queue_empty(&ngx_derp_worker.touched)
                 && ngx_derp_worker.ntouched == 0
                 && ngx_queue_empty(&ngx_derp_worker.closing));

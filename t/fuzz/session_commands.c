@@ -48,7 +48,8 @@ static void  (*fuzz_commands[])(fuzz_input_t *in) = {
     fuzz_quit,
     fuzz_clock,
     fuzz_long_clock,
-    fuzz_nothing
+    fuzz_nothing,
+    fuzz_other_spoils
 };
 
 #define FUZZ_COMMANDS  (sizeof(fuzz_commands) / sizeof(fuzz_commands[0]))
@@ -310,7 +311,7 @@ fuzz_dialed(fuzz_input_t *in)
     len = fuzz_byte(in);
 
     if (len == 255) {
-        ngx_derp_mesh_failed(&fuzz_the_link);
+        ngx_derp_mesh_failed(&fuzz_the_link, "fuzz");
         return;
     }
 

@@ -371,7 +371,7 @@ ngx_derp_dial(ngx_derp_link_t *link)
 
     if (fuzz_conns[FUZZ_LINK].c) {
         stub_assert(link->old.session != NULL);
-        ngx_derp_mesh_failed(link);
+        ngx_derp_mesh_failed(link, "fuzz");
         return;
     }
 

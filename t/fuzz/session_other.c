@@ -225,6 +225,88 @@ fuzz_other_sends(fuzz_input_t *in)
 }
 
 
+/*
+ * It sends, and then some of what it has written is another value: where the
+ * ring ends, what a record says, a byte of its frames.
+ */
+
+void
+fuzz_other_spoils(fuzz_input_t *in)
+{
+    u_char              *p;
+    size_t               offset;
+    ngx_uint_t           what, value;
+    ngx_derp_record_t   *record;
+    ngx_derp_channel_t  *ch;
+
+    fuzz_other_sends(in);
+
+    what = fuzz_byte(in);
+    value = fuzz_short(in);
+
+    if (!fuzz_other_lives || fuzz_producer.channel == NULL) {
+        return;
+    }
+
+    fuzz_raw = 1;
+    stub_alerts_allowed = 1;
+
+    ch = fuzz_producer.channel;
+    offset = ch->head % fuzz_producer.size / NGX_DERP_RECORD_ALIGN
+             * NGX_DERP_RECORD_ALIGN;
+
+    p = fuzz_producer.ring + offset;
+    record = (ngx_derp_record_t *) p;
+
+    if (what % 8 == 0) {
+        ch->tail += what & 0x80 ? value * NGX_DERP_RECORD_ALIGN : value;
+        return;
+    }
+
+    /* the rest of a ring may be too short for one */
+
+    if (fuzz_producer.size - offset < sizeof(ngx_derp_record_t)
+                                      + NGX_DERP_HEADER_LEN)
+    {
+        return;
+    }
+
+    p += sizeof(ngx_derp_record_t);
+
+    switch (what % 8) {
+
+    case 1:
+        record->len = value << (what >> 4);
+        break;
+
+    case 2:
+
+        /* the frame agrees */
+
+        record->len = value;
+        ngx_derp_put_header(p, p[0], value - NGX_DERP_HEADER_LEN);
+        break;
+
+    case 3:
+        record->packets = value;
+        break;
+
+    case 4:
+        record->route ^= (uint64_t) value << (what & 0x80 ? 48 : 24);
+        break;
+
+    case 5:
+        record->born = value;
+        break;
+
+    default:
+        p[ngx_min(value, fuzz_producer.size - offset - 1
+                         - sizeof(ngx_derp_record_t))]
+            = (u_char) what;
+    }
+}
+
+
 /* it takes what we have sent, so many packets of each channel and its inbox */
 
 void
@@ -258,6 +340,8 @@ fuzz_other_takes_from(ngx_derp_consumer_t *consumer, ngx_uint_t n)
 
     for ( /* void */ ; n; n--) {
         p = ngx_derp_channel_get(consumer, &record);
+        stub_assert(!consumer->harmed);
+
         if (p == NULL) {
             break;
         }

@@ -10,6 +10,8 @@
 #include "ngx_derp_slot.h"
 #include "ngx_derp_zone.h"
 
+#include <sanitizer/asan_interface.h>
+
 
 #define FUZZ_ENTRIES  32
 #define FUZZ_ZONE     (8 * 1024 * 1024)
@@ -94,9 +96,12 @@ fuzz_worker_configure(void)
 void
 fuzz_worker_start(void)
 {
+    u_char             *last;
     ngx_derp_region_t  *region;
 
     region = &fuzz_relay.region;
+
+    ASAN_UNPOISON_MEMORY_REGION(fuzz_memory, FUZZ_ZONE);
 
     stub_assert(ngx_derp_zone_create(region, fuzz_memory, FUZZ_ZONE, 2)
                 == NGX_OK);
@@ -116,6 +121,11 @@ fuzz_worker_start(void)
                 region->inbox_rings - (u_char *) region->channels);
 
     stub_assert(ngx_derp_inbox_create(region) == NGX_OK);
+
+    /* there is one channel, whose ring is the last of all */
+
+    last = region->rings + region->zone->ring_size;
+    ASAN_POISON_MEMORY_REGION(last, (u_char *) fuzz_memory + FUZZ_ZONE - last);
 
     ngx_memzero(&fuzz_the_link, sizeof(fuzz_the_link));
     fuzz_the_link.relay = &fuzz_relay;

@@ -19,6 +19,8 @@ static ngx_connection_t   stub_bell;
 static ngx_event_t        stub_bell_events[2];
 
 ngx_uint_t                stub_refuse;
+ngx_uint_t                stub_alerts_allowed;
+ngx_uint_t                stub_alerts;
 uint64_t                  stub_loads;
 uint64_t                  stub_spent;
 uint64_t                  stub_calls;
@@ -79,6 +81,8 @@ stub_reset(void)
     ngx_current_msec = 1000000;
     ngx_exiting = 0;
     stub_refuse = 0;
+    stub_alerts_allowed = 0;
+    stub_alerts = 0;
     stub_spent = 0;
     stub_calls = 0;
 
@@ -311,7 +315,9 @@ ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err,
 {
     u_char  buf[NGX_MAX_ERROR_STR];
 
-    stub_assert(level > NGX_LOG_ALERT);
+    stub_assert(level > NGX_LOG_ALERT || stub_alerts_allowed);
+
+    stub_alerts += (level <= NGX_LOG_ALERT);
 
     if (log->handler) {
         (void) log->handler(log, buf, sizeof(buf));

@@ -19,6 +19,10 @@ extern ngx_uint_t  stub_refuse;
 
 extern ngx_log_t   stub_log;
 
+/* an alert may be logged, and is no failure; so many were */
+extern ngx_uint_t  stub_alerts_allowed;
+extern ngx_uint_t  stub_alerts;
+
 /*
  * How often what is compiled here has read memory: what an input costs, the
  * same on a busy machine.  libc and libsodium do not count.

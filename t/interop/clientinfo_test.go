@@ -49,6 +49,7 @@ var infoSeeds = []string{
 	`{"x":{"IsProber":true}}`, `{"x":[{"IsProber":true}],"IsProber":false}`, `{"x":"{\"IsProber\":true}"}`,
 	`{"\u0069\u0073\u0050robe\u0072":true}`, `{"IsProber\ud800":true}`, `{"IsProber":True}`, `{"IsProber":tru}`,
 	`{"IsProber":truee}`, `{"İsProber":true}`, `{"ısProber":true}`,
+	`{"\u0169sProber":true}`, `{"` + "\u0169" + `sProber":true}`, `{"AppName\u0100":5}`, `{"\u016fAppName":5}`,
 	`{"CanAckPings":true}`, `{"CanAc` + "\u212a" + `Pings":1}`, `{"CanAc\u212Apings":"x"}`, `{"CanAckPings":null}`,
 	`{"CanAckPing":"x"}`, `{"CanAckPingss":"x"}`, `{"CanAckPings":[]}`,
 
@@ -69,7 +70,8 @@ var infoSeeds = []string{
 	`{"meshKey":"` + strings.Repeat("0", 64) + `","meshKey":"MESH"}`,
 	`{"meshKey":"MESH","meshKey":"` + strings.Repeat("f", 64) + `"}`,
 	`{"meshKey":"MESH","IsProber":true,"AppName":"ngx_derp"}`,
-	`{"meshKey":"` + strings.Repeat("g", 64) + `"}`, `{"meshKey":"` + strings.Repeat(`\u0061`, 64) + `"}`,
+	`{"meshKey":"` + strings.Repeat("g", 64) + `"}`, `{"meshKey":"` + strings.Repeat(`\u0161`, 64) + `"}`,
+	`{"meshKey":"` + strings.Repeat(`\u0061`, 64) + `"}`,
 	`{"meshKey":"` + strings.Repeat("é", 32) + `"}`, `{"meshKey":"` + strings.Repeat("F", 64) + `"}`,
 }
 
@@ -256,7 +258,7 @@ func (p *infoPresence) receive(m derp.ReceivedMessage) {
 }
 
 // verdictOfRelay logs in with the text as it is, and asks the watcher.
-func verdictOfRelay(r *relay, server key.NodePublic, seen *infoPresence, text []byte) (v verdict, err error) {
+func verdictOfRelay(r *relay, server key.NodePublic, watcher *client, seen *infoPresence, text []byte) (v verdict, err error) {
 	nc, err := net.Dial("tcp", r.addr(plain4))
 	if err != nil {
 		return v, err
@@ -290,6 +292,8 @@ func verdictOfRelay(r *relay, server key.NodePublic, seen *infoPresence, text []
 	select {
 	case v.flags = <-seen.of(priv.Public()):
 		return v, nil
+	case <-watcher.ended:
+		return v, errors.New("the watcher lost its connection")
 	case <-time.After(patience):
 		return v, errors.New("the watcher was not told")
 	}
@@ -327,7 +331,7 @@ func TestClientInfos(t *testing.T) {
 	oursOnly(t, "it is asked by its own decoder")
 	r := startNginx(t, options{mesh: true})
 	seen := &infoPresence{flags: map[key.NodePublic]chan derp.PeerPresentFlags{}}
-	connect(t, r, "watcher", watching, handled(seen.receive))
+	watcher := connect(t, r, "watcher", watching, handled(seen.receive))
 	server := serverKey(t, r)
 	texts := infoTexts(t)
 	counts := map[verdict]int{}
@@ -339,7 +343,7 @@ func TestClientInfos(t *testing.T) {
 		wg.Go(func() {
 			for text := range next {
 				want := verdictOfDerper(text)
-				got, err := verdictOfRelay(r, server, seen, text)
+				got, err := verdictOfRelay(r, server, watcher, seen, text)
 				mu.Lock()
 				counts[want]++
 				if err != nil || got != want {

@@ -97,8 +97,11 @@ sub number_at ($stats, $path) {
     my $at = $stats;
 
     for my $name (split /\./, $path) {
-        $at = ref $at eq 'HASH' ? $at->{$name} : undef;
+        $at = ref $at eq 'HASH' ? $at->{$name}
+              : ref $at eq 'ARRAY' && $name =~ /^\d+$/ ? $at->[$name] : undef;
     }
+
+    return $at ? 1 : 0 if JSON::PP::is_bool($at);
 
     return sum0 values %{ { leaves($at) } } if $all && ref $at eq 'HASH';
     return scalar @$at if ref $at eq 'ARRAY';
