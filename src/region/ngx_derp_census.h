@@ -44,9 +44,9 @@ typedef struct {
 
 /*
  * Reads it all, into a census whose members are set by the caller: there are
- * ngx_derp_slots_top() of them.  Takes no lock: a number may be of a moment later than another,
- * but none is there twice or missing while a worker is taken off the zone.  In
- * any worker, one that has no slot too.
+ * ngx_derp_slots_top() of them.  Takes no lock: a number may be of a moment
+ * later than another, but none is there twice or missing while a worker is
+ * taken off the zone.  In any worker, one that has no slot too.
  */
 void ngx_derp_census(ngx_derp_region_t *region, ngx_derp_census_t *census);
 

@@ -51,8 +51,8 @@ ngx_int_t ngx_derp_inbox_accept(ngx_derp_region_t *region,
 
 /*
  * Between these a producer puts a frame and publishes it.  NGX_DECLINED: the
- * worker that is in there does not come out, or did not a moment ago, and none of
- * this must be done.  Nothing at all for a channel of one's own.
+ * worker that is in there does not come out, or did not a moment ago, and none
+ * of this must be done.  Nothing at all for a channel of one's own.
  */
 ngx_int_t ngx_derp_inbox_enter(ngx_derp_producer_t *p);
 void ngx_derp_inbox_leave(ngx_derp_producer_t *p);

@@ -7,10 +7,10 @@
  * first to have announced it first.  Its route is the first client's, or with
  * none the first announcing link's.
  *
- * Functions that change the registry take the zone's lock, write to the
- * journal and leave the bells to the turn's end (ngx_derp_region_ring()).  Where
- * the lock is not to be had they change nothing, and return NGX_AGAIN.  All are
- * for workers.
+ * Functions that change the registry take the zone's lock, write to the journal
+ * and leave the bells to the turn's end (ngx_derp_region_ring()).  Where the
+ * lock is not to be had they change nothing, and return NGX_AGAIN.  All are for
+ * workers.
  */
 
 
@@ -83,9 +83,9 @@ ngx_derp_route_t ngx_derp_registry_route(ngx_derp_region_t *region,
     ngx_derp_handle_t *handle);
 
 /*
- * From now on this worker is rung when the key leaves the region.  If it has left
- * already the journal says so, which the caller must read once more before it
- * sleeps.  Takes no lock.
+ * From now on this worker is rung when the key leaves the region.  If it has
+ * left already the journal says so, which the caller must read once more before
+ * it sleeps.  Takes no lock.
  */
 void ngx_derp_registry_hear(ngx_derp_region_t *region, u_char *key);
 

@@ -23,7 +23,7 @@
 #include <pthread.h>
 
 
-/* nginx has room for as many processes, see NGX_MAX_PROCESSES; tests for fewer */
+/* as many as NGX_MAX_PROCESSES, for which nginx has room; a test has fewer */
 #ifndef NGX_DERP_SLOTS
 #define NGX_DERP_SLOTS    1024
 #endif
@@ -106,17 +106,17 @@ uint32_t ngx_derp_slots_configuration(void);
 uint32_t ngx_derp_slots_newest(void);
 
 /*
- * Makes the bell of this worker's slot, on which others ring it.
- * Returns the descriptor, which becomes readable with each ring, a datagram of
- * one byte, and is the caller's to read and to close; -1 with a line in the log.
- * In a worker, after its claim.
+ * Makes the bell of this worker's slot, on which others ring it. Returns the
+ * descriptor, which becomes readable with each ring, a datagram of one byte,
+ * and is the caller's to read and to close; -1 with a line in the log. In a
+ * worker, after its claim.
  */
 ngx_socket_t ngx_derp_slot_bell(ngx_uint_t slot, ngx_log_t *log);
 
 /*
  * Rings the worker in the slot from this worker's own bell, unless that one is
- * awake.  One system call at most, in any worker; the woken worker sees what was
- * written to shared memory before.
+ * awake.  One system call at most, in any worker; the woken worker sees what
+ * was written to shared memory before.
  */
 void ngx_derp_slot_ring(ngx_uint_t slot, ngx_socket_t bell, ngx_log_t *log);
 

@@ -3,11 +3,8 @@
  * The exchange: a worker's ends of the channels to and from the others, or of
  * their inboxes, where there are not enough channels.
  *
- * A channel that is full makes the senders wait, unread, while the other
- * worker goes on taking.  If that one takes nothing for NGX_DERP_SLOW
- * milliseconds what is sent to it is parked here, so that the senders can go on
- * with what is not for it; after NGX_DERP_STALL all of that is dropped, and so
- * is what comes for it, until it takes again.  All functions are for workers.
+ * The way out to another worker is an outlet; what comes from it is taken here.
+ * All functions are for workers.
  */
 
 
@@ -16,11 +13,6 @@
 
 
 #include "ngx_derp_session.h"
-
-
-/* ms in which a worker has taken nothing, as far as this one was there to see */
-#define NGX_DERP_SLOW   10
-#define NGX_DERP_STALL  100
 
 
 ngx_int_t ngx_derp_exchange_init(ngx_derp_relay_t *relay, ngx_log_t *log);

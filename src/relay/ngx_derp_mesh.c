@@ -281,7 +281,7 @@ ngx_derp_mesh_needed(ngx_derp_relay_t *relay)
 }
 
 
-/* A client is announced once in a line; when there is room a new one is made. */
+/* A client is announced once in a line; if there is room a new one is made. */
 
 static ngx_uint_t
 ngx_derp_mesh_asks_again(ngx_derp_link_t *link)
@@ -596,9 +596,9 @@ ngx_derp_mesh_closed(ngx_derp_session_t *s)
     line = ngx_derp_mesh_line(s);
     leaving = line->leaving;
 
-    /* a link that never came up is logged as often as tries that fail are */
+    /* of those that were never logged in not every one: see _start() */
 
-    if (line->up || link->log.log_level >= NGX_LOG_NOTICE) {
+    if (s->route || line->shut || link->log.log_level >= NGX_LOG_NOTICE) {
         ngx_log_error(NGX_LOG_NOTICE, ngx_derp_worker.log, 0,
                       "derp_relay \"%V\" has %s its link to %V: %s",
                       &link->relay->name, leaving ? "let go of" : "lost",
@@ -684,9 +684,9 @@ ngx_derp_mesh_login(ngx_derp_session_t *s, u_char *frame, size_t *len,
 
 
 /*
- * A list of all relays may name this one, too.  Another one with the same key is
- * the copy of an image, and neither sees the other's clients until one of them
- * has a key of its own.
+ * A list of all relays may name this one, too.  Another one with the same key
+ * is the copy of an image, and neither sees the other's clients until one of
+ * them has a key of its own.
  */
 
 static ngx_int_t
@@ -708,8 +708,9 @@ ngx_derp_mesh_own_key(ngx_derp_session_t *s)
         link->complained = ngx_time();
 
         ngx_log_error(NGX_LOG_ERR, ngx_derp_worker.log, 0,
-                      "derp_relay \"%V\" cannot be linked to %V, which is another "
-                      "relay with the same key: give each its own \"key_file\"",
+                      "derp_relay \"%V\" cannot be linked to %V, which is "
+                      "another relay with the same key: "
+                      "give each its own \"key_file\"",
                       &s->relay->name, &link->url.url);
     }
 

@@ -698,8 +698,10 @@ ngx_derp_session_wait(ngx_derp_session_t *s)
     ngx_queue_insert_tail(&s->relay->denied, &s->waiting);
     s->paused = 1;
 
-    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, s->connection->log, 0,
-                   "derp session waits for the lock of the zone");
+    /* one that is closed has no connection any more */
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, ngx_derp_worker.log, 0,
+                   "derp session %p waits for the lock of the zone", s);
 
     ngx_derp_worker_post();
 

@@ -178,9 +178,9 @@ ngx_int_t ngx_derp_session_wait(ngx_derp_session_t *s);
 void ngx_derp_session_retry(ngx_derp_relay_t *relay);
 
 /*
- * Ends all sessions there are, and frees those that are closed and have not come
- * to be taken off the registry: at the worker's end, when all that it has is
- * taken off at once.
+ * Ends all sessions there are, and frees those that are closed and have not
+ * come to be taken off the registry: at the worker's end, when all that it has
+ * is taken off at once.
  */
 void ngx_derp_session_discard(ngx_derp_relay_t *relay);
 

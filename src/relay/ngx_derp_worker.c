@@ -242,7 +242,7 @@ ngx_derp_worker_add_bell(void)
 
     ngx_derp_worker.bell = c;
 
-    /* level-triggered: rings that are left behind one are events of their own */
+    /* level-triggered, since each ring that is left is an event of its own */
 
     return ngx_add_event(c->read, NGX_READ_EVENT, NGX_LEVEL_EVENT);
 }

@@ -49,7 +49,7 @@ func TestStoppedWorker(t *testing.T) {
 		}
 		tr.recover(stopped)
 	}
-	if tr.dropped.Load() == 0 {
+	if tr.dropped.Load() == 0 && long() { // a short stop is bridged
 		t.Error("nothing was dropped, so nothing was tried")
 	}
 	f.note("%d times for %v; %d clients, %d packets, %d dropped on the way to the worker that stood still",

@@ -229,7 +229,9 @@ bell_depart(void)
 
         ngx_derp_store_release(&added, n);
 
-        for (spin = model_random(&w->random) % 2048; spin; spin--) { /* void */ }
+        for (spin = model_random(&w->random) % 2048; spin; spin--) {
+            /* void */
+        }
 
         bell_remove(w, route);
         ngx_derp_region_ring(&w->region);

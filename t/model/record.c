@@ -1,7 +1,7 @@
 
 /*
- * Records whose sizes are wrong: each is found when it is taken, nothing outside
- * of the ring is touched, and what comes after it is taken as ever.
+ * Records whose sizes are wrong: each is found when it is taken, nothing
+ * outside of the ring is touched, and what comes after it is taken as ever.
  */
 
 
