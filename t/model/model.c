@@ -19,6 +19,10 @@ volatile ngx_cycle_t *ngx_cycle;
 uint32_t              model_permanent = MODEL_KEYS;
 model_history_t      *model_history;
 
+/* it stands still */
+static ngx_time_t      model_time;
+volatile ngx_time_t   *ngx_cached_time = &model_time;
+
 ngx_log_t             model_log = { .log_level = NGX_LOG_ERR };
 
 
